@@ -1,0 +1,1 @@
+"""The command line: `python -m lifeboat`. It needs no Airflow, and reads the same settings and connections."""

@@ -1,0 +1,1 @@
+"""Configuration files as a source: found, archived whenever they change, compared, restored, proven."""

@@ -1,0 +1,210 @@
+"""Putting things into a folder: never outside of it, never through a symbolic link, each whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import secrets
+import stat
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+
+from lifeboat.files.entries import Entry, EntryType
+from lifeboat.files.scan import FOLDER_FLAGS, Folder
+
+ASIDE = ".lifeboat-"
+"""What the name of an unfinished file begins with."""
+
+
+class Place:
+    """A folder that things are put into. Safe to use from several threads.
+
+    `is_new`: nothing was in it, and nobody else puts anything there, so that files need not be made aside. `notes` are
+    properties that could not be put back, by reason.
+    """
+
+    def __init__(self, root: str, *, is_new: bool) -> None:
+        self.root = Folder(os.open(root, FOLDER_FLAGS & ~os.O_NOFOLLOW))
+        self.is_new = is_new
+        self._local = threading.local()
+        self._privileged = os.geteuid() == 0
+        self.notes: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def make_folder(self, path: bytes) -> bool:
+        """Make a folder in one that is there; returns whether it was not there already."""
+        if not path:
+            return self.is_new
+        folder, name = self._parent(path)
+        try:
+            os.mkdir(name, 0o700, dir_fd=folder.fd)
+        except FileExistsError:
+            os.close(os.open(name, FOLDER_FLAGS, dir_fd=folder.fd))  # raises where it is no folder
+            return False
+        return True
+
+    def make_file(self, entry: Entry, data: bytes) -> None:
+        """Make a file with these contents, in the place of any other file of its name."""
+        with self.new_file(entry) as file:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+
+    @contextmanager
+    def new_file(self, entry: Entry) -> Iterator[int]:
+        """A file to be written; it has its name once nothing was raised."""
+        folder, name = self._parent(entry.path)
+        aside = name if self.is_new else ASIDE.encode() + secrets.token_hex(8).encode()
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(aside, flags, 0o600, dir_fd=folder.fd)
+        try:
+            try:
+                yield file
+                self._set_properties(entry, file)
+            finally:
+                os.close(file)
+            if not self.is_new:
+                os.rename(aside, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(aside, dir_fd=folder.fd)
+            raise
+
+    def make_link(self, entry: Entry, first: bytes) -> None:
+        """Give a file that is there another name."""
+        source, source_name = self._parent(first)
+        target, name = self._parent(entry.path)
+        self._put(
+            target,
+            name,
+            lambda aside: os.link(
+                source_name, aside, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False
+            ),
+        )
+
+    def make_other(self, entry: Entry) -> None:
+        """Make a symbolic link, a pipe, or, where this process may, a device. A socket is its program's to make."""
+        folder, name = self._parent(entry.path)
+        if entry.type is EntryType.SYMLINK:
+            self._put(folder, name, lambda aside: os.symlink(entry.target, aside, dir_fd=folder.fd))
+        elif entry.type is EntryType.FIFO:
+            self._put(folder, name, lambda aside: os.mkfifo(aside, 0o600, dir_fd=folder.fd))
+        elif entry.type is EntryType.SOCKET:
+            self._note("sockets are made by the programs that listen on them")
+            return
+        else:
+            kind = stat.S_IFCHR if entry.type is EntryType.CHARACTER_DEVICE else stat.S_IFBLK
+            try:
+                device = os.makedev(*entry.device)
+                self._put(folder, name, lambda aside: os.mknod(aside, kind | 0o600, device, dir_fd=folder.fd))
+            except PermissionError:
+                self._note("devices can only be made by root")
+                return
+        if self._privileged:
+            uid, gid = owner_here(entry)
+            os.chown(name, uid, gid, dir_fd=folder.fd, follow_symlinks=False)
+        if entry.type is not EntryType.SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=folder.fd)
+        os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=folder.fd, follow_symlinks=False)
+
+    def set_properties(self, entry: Entry) -> None:
+        """Give a file or folder that is there the properties it had."""
+        folder, name = self._parent(entry.path) if entry.path else (self.root, b".")
+        flags = FOLDER_FLAGS if entry.type is EntryType.FOLDER else os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(name, flags, dir_fd=folder.fd)
+        try:
+            self._set_properties(entry, file)
+        finally:
+            os.close(file)
+
+    def look(self, path: bytes) -> os.stat_result | None:
+        """What is there under a path, if anything."""
+        try:
+            folder, name = self._parent(path)
+            return os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def target_of(self, path: bytes) -> bytes:
+        """Where a symbolic link leads."""
+        folder, name = self._parent(path)
+        return os.readlink(name, dir_fd=folder.fd)
+
+    @contextmanager
+    def opened(self, path: bytes) -> Iterator[int]:
+        """A file that is there, for reading."""
+        folder, name = self._parent(path)
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder.fd)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    # ---- inside -----------------------------------------------------------------------------------------------------
+
+    def _parent(self, path: bytes) -> tuple[Folder, bytes]:
+        """The open folder that holds a path, walked to name by name, and the name in it."""
+        parent, _, name = path.rpartition(b"/")
+        if getattr(self._local, "path", None) != parent:
+            here = self.root
+            for part in parent.split(b"/") if parent else ():
+                here = Folder(os.open(part, FOLDER_FLAGS, dir_fd=here.fd))
+            self._local.folder, self._local.path = here, parent
+        return self._local.folder, name
+
+    def _put(self, folder: Folder, name: bytes, make: Callable[[bytes], None]) -> None:
+        """Make something aside and give it its name, in the place of what had it before, unless that is a folder."""
+        aside = ASIDE.encode() + secrets.token_hex(8).encode()
+        make(aside)
+        try:
+            os.rename(aside, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+            with suppress(FileNotFoundError):  # two names of one file: such a rename does nothing
+                os.unlink(aside, dir_fd=folder.fd)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(aside, dir_fd=folder.fd)
+            raise
+
+    def _set_properties(self, entry: Entry, file: int) -> None:
+        if self._privileged:
+            os.fchown(file, *owner_here(entry))
+        os.fchmod(file, entry.mode)
+        if entry.xattrs:
+            self._set_xattrs(entry.xattrs, file)
+        os.utime(file, ns=(entry.mtime, entry.mtime))
+
+    def _set_xattrs(self, xattrs: Mapping[str, bytes], file: int) -> None:
+        for name, value in xattrs.items():
+            try:
+                os.setxattr(file, name, value)
+            except OSError as error:
+                if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSPC):
+                    raise
+                self._note(f"the attribute {name} could not be set: {error.strerror}")
+
+    def _note(self, reason: str) -> None:
+        with self._lock:
+            self.notes[reason] = self.notes.get(reason, 0) + 1
+
+
+def owner_here(entry: Entry) -> tuple[int, int]:
+    """The user and group that an entry's names stand for on this host, or its numbers where there are no such names."""
+    return _user(entry.user, entry.uid), _group(entry.group, entry.gid)
+
+
+@cache
+def _user(name: str | None, number: int) -> int:
+    with suppress(KeyError):
+        return pwd.getpwnam(name).pw_uid if name else number
+    return number
+
+
+@cache
+def _group(name: str | None, number: int) -> int:
+    with suppress(KeyError):
+        return grp.getgrnam(name).gr_gid if name else number
+    return number

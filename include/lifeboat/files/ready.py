@@ -1,0 +1,39 @@
+"""Looking whether a tree can be backed up."""
+
+from __future__ import annotations
+
+import os
+
+from lifeboat.errors import RepositoryError, SettingsError
+from lifeboat.files.sync import TreeSource, check_root
+from lifeboat.readiness import look
+from lifeboat.snapshot import Tier
+from lifeboat.vault import Vault
+
+
+def check_tree(source: TreeSource) -> None:
+    """Raise what lies with the tree or with the folder for its state: `SourceError`, `SettingsError`."""
+    check_root(source, None)
+    folder = source.state
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"The state of {source.name} cannot be kept in {folder}: {existing} cannot be written to.",
+            hint="Give `state` in platform.yaml a folder that the user who runs Lifeboat can write to.",
+        )
+
+
+def check_tree_ready(vault: Vault, source: TreeSource, *, allow_vanished: bool = False) -> tuple[str, ...]:
+    """Look for whatever would stop a backup, before it is begun. Returns remarks: what will make it degraded.
+
+    Raises `NotReady` with every obstacle at once: keys, the root, also one that is empty and was not, state, room.
+    """
+
+    def check_against_last() -> None:
+        try:
+            snapshots = vault.list(source.name, Tier.DAILY).snapshots
+        except RepositoryError:
+            return
+        check_root(source, snapshots[-1] if snapshots else None, allow_vanished)
+
+    return look(vault, source.name, (lambda: check_tree(source), check_against_last))

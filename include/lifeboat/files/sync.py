@@ -1,0 +1,728 @@
+"""Backing a tree up: what has changed is packed, and an index of everything makes the snapshot.
+
+Looking, reading, compressing, sealing and storing overlap, in bounded memory whatever the size of the tree.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from lifeboat.errors import IntegrityError, RepositoryError, SourceRefused, SourceUnavailable
+from lifeboat.files.entries import Extent, Piece, write_entry, write_file
+from lifeboat.files.index import INDEX, INDEX_MEDIA_TYPE, index_of, write_index
+from lifeboat.files.packing import BLOCK, GivenUp, Packer, make_block
+from lifeboat.files.reading import (
+    ATTEMPTS,
+    Read,
+    extents_of,
+    open_file,
+    read_extents,
+    read_file,
+    resized,
+    same,
+    xattrs_of,
+)
+from lifeboat.files.scan import Found, exclude, scan
+from lifeboat.files.state import SEVERAL, UNTRUSTED, Known, Row, State, open_state
+from lifeboat.files.turns import SLOW, little_garbage
+from lifeboat.marks import marked_packs
+from lifeboat.outcome import BackupOutcome, lacking
+from lifeboat.packs import packs_in
+from lifeboat.snapshot import Kind, Tier
+from lifeboat.vault import Progress, Snapshot, SnapshotWriter, Vault
+
+LARGE = 8 * 1024 * 1024
+"""Bytes from which a file has packs of its own."""
+
+PIECE = 64 * 1024 * 1024
+"""Bytes of a large file in one pack. An append changes the last one only."""
+
+BATCH_FILES, BATCH_FOLDERS = 1000, 32
+"""Small files that are read together at most, and folders that are open for them."""
+
+ROWS = 1000
+"""Entries without contents that are written down at a time."""
+
+RECENT = 100_000
+"""Contents of this run that are remembered, so that copies of a file are stored once."""
+
+FEW = 20
+"""A tree of fewer files may lose any of them, but not all."""
+
+
+@dataclass(frozen=True)
+class TreeSource:
+    """A tree of files that is backed up under the name `name`; `state` is the folder for what is remembered of it.
+
+    `vanishing` is the share of its files that may be missing since the last snapshot without anybody being asked.
+    """
+
+    name: str
+    path: str
+    state: Path
+    exclude: tuple[str, ...] = ()
+    vanishing: float = 0.5
+
+
+@dataclass
+class Tally:
+    """What was found and done."""
+
+    files: int = 0
+    folders: int = 0
+    others: int = 0
+    size: int = 0
+    read_files: int = 0
+    read_size: int = 0
+    unreadable: int = 0
+    changed: int = 0
+    vanished: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def facts(self, source: TreeSource, packer: Packer) -> dict[str, object]:
+        """What a manifest says of it."""
+        return {
+            "path": source.path,
+            "files": self.files,
+            "folders": self.folders,
+            "others": self.others,
+            "size": self.size,
+            "read_files": self.read_files,
+            "read_size": self.read_size,
+            "stored_packs": packer.stored_packs,
+            "stored_size": packer.stored_bytes,
+            "unreadable": self.unreadable,
+            "changed_while_read": self.changed,
+            "partial": bool(self.unreadable or self.changed),
+        }
+
+
+def back_up_tree(
+    vault: Vault,
+    source: TreeSource,
+    *,
+    began: datetime,
+    scheduled_for: datetime | None = None,
+    allow_vanished: bool = False,
+    progress: Progress | None = None,
+    report: Callable[[str], None] | None = None,
+) -> BackupOutcome:
+    """Store what has changed of a tree in every repository, and a snapshot of all of it.
+
+    A run that has already finished, by its `scheduled_for`, is found again and not repeated; one that was killed is
+    continued. What cannot be read is listed in the index, counted in the facts, and told to `report`. Raises
+    `SourceError` when the root cannot be read and, unless `allow_vanished`, when most of the tree has gone since the
+    last snapshot; `RepositoryError`, `KeyringError`.
+    """
+    earlier = vault.list(source.name, Tier.DAILY).snapshots
+    for made in earlier:
+        if scheduled_for is not None and made.manifest.scheduled_for == scheduled_for:
+            return BackupOutcome(made, True, lacking(vault, made, {}))
+    last = earlier[-1] if earlier else None
+    check_root(source, last, allow_vanished)
+    with open_state(source.state / "files", source.name) as state:
+        hash_key = _prepare(state, vault, source, earlier)
+        writer = vault.begin(source.name, Kind.FILES, began=began, scheduled_for=scheduled_for, progress=progress)
+        run = _Run(source, state, writer, bytes.fromhex(hash_key), progress)
+        with little_garbage():
+            run.pack_changes()
+        if not allow_vanished:
+            _refuse_vanished(source, run.tally, last)
+        run.forget_vanished()
+        needed = state.needed()
+        packs = [stored for stored in state.packs() if stored.number in needed]
+        writer(INDEX, write_index(source.path, hash_key, packs, state.lines()), media_type=INDEX_MEDIA_TYPE)
+        snapshot = writer.commit(run.tally.facts(source, run.packer), [stored.pack for stored in packs])
+    if report is not None:
+        for example in run.tally.examples:
+            report(example)
+    return BackupOutcome(snapshot, False, lacking(vault, snapshot, writer.failures))
+
+
+def check_root(source: TreeSource, last: Snapshot | None, allow_vanished: bool = False) -> None:
+    """Raise `SourceError` when the root is not there, cannot be read, or is empty though it was not."""
+    try:
+        with os.scandir(source.path) as entries:
+            empty = next(entries, None) is None
+        os.close(os.open(source.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise SourceUnavailable(
+            f"{source.name}: there is no folder {source.path}.", hint="Mount it, or correct `path` in platform.yaml."
+        ) from None
+    except OSError as error:
+        raise SourceRefused(
+            f"{source.name}: {source.path} cannot be read: {error.strerror}.",
+            hint="Let the user that runs Lifeboat read the folder.",
+        ) from error
+    before = last.manifest.facts.get("files", 0) if last else 0
+    if empty and before and not allow_vanished:
+        raise SourceUnavailable(
+            f"{source.name}: {source.path} is empty; the last snapshot has {before} files.", hint=_VANISHED_HINT
+        )
+
+
+_VANISHED_HINT = (
+    "Is it mounted? If the files were really deleted, back up once with `--i-know-these-files-are-gone`, or the form's "
+    "field of that name."
+)
+
+
+def _refuse_vanished(source: TreeSource, tally: Tally, last: Snapshot | None) -> None:
+    before = int(last.manifest.facts.get("files", 0)) if last else 0
+    gone = before - tally.files
+    if (before >= FEW and gone > source.vanishing * before) or (before and not tally.files):
+        raise SourceUnavailable(
+            f"{source.name}: {gone} of {before} files have vanished from {source.path} since the last snapshot.",
+            hint=_VANISHED_HINT,
+        )
+
+
+# ---- what is remembered ---------------------------------------------------------------------------------------------
+
+
+def _prepare(state: State, vault: Vault, source: TreeSource, earlier: tuple[Snapshot, ...]) -> str:
+    """Bring the state in line with the vault; returns the key of the tree's hashes."""
+    about = state.about()
+    if (about.get("vault"), about.get("source")) != (vault.id, source.name):
+        _begin_anew(state, vault, source, earlier)
+        about = state.about()
+    there: dict[str, int] = {}
+    marked: set[str] = set()
+    for member in vault.present:
+        try:
+            marked |= marked_packs(member.repository, source.name)
+            there.update(packs_in(member.repository, source.name))
+        except RepositoryError:
+            continue  # noticed again when the snapshot is written there
+    # A marked pack may be swept before the snapshot exists: what was in it is stored anew.
+    state.forget_packs(
+        s.number for s in state.packs() if s.pack.id in marked or there.get(s.pack.id) != s.pack.sealed_size
+    )
+    return about["hash_key"]
+
+
+def _begin_anew(state: State, vault: Vault, source: TreeSource, earlier: tuple[Snapshot, ...]) -> None:
+    """Take over key, packs and contents of the newest index that can be opened, else begin with a key of its own."""
+    about = {"vault": vault.id, "source": source.name}
+    for snapshot in reversed(earlier[-3:] if vault.keyring.identities else ()):
+        try:
+            index = index_of(vault, snapshot)
+            state.begin({**about, "hash_key": index.hash_key.hex()})
+            state.record([], packs=index.packs.values())
+            waiting: list[Piece] = []
+            for entry in index.entries:
+                waiting += entry.pieces
+                if len(waiting) >= ROWS:
+                    state.record([], waiting)
+                    waiting.clear()
+            state.record([], waiting)
+            return
+        except (IntegrityError, RepositoryError):
+            continue
+    state.begin({**about, "hash_key": secrets.token_hex(32)})
+
+
+# ---- one run --------------------------------------------------------------------------------------------------------
+
+
+_Placed = tuple[Found, Read, str, int, int]
+"""A file that was read, its hash, and where its contents begin and how long they are."""
+
+
+class _Run:
+    """One pass over a tree: everything is looked at, what has changed is read and packed, and all is written down."""
+
+    def __init__(
+        self, source: TreeSource, state: State, writer: SnapshotWriter, hash_key: bytes, progress: Progress | None
+    ) -> None:
+        self.tally = Tally()
+        workers = min(8, max(2, os.cpu_count() or 1))
+        self.packer = Packer(writer, state, at_once=2)
+        self._source = source
+        self._state = state
+        self._hash_key = hash_key
+        self._progress = progress
+        self._work = _Work(workers)
+        self._is_quick = True
+        self._lock = threading.Lock()
+        self._rows: list[Row] = []
+        self._vanished: list[bytes] = []
+        self._batch: list[Found] = []
+        self._batch_size = 0
+        self._batch_folders: set[int] = set()
+        self._linked: dict[tuple[int, int], bytes] = {}
+        self._later: list[tuple[Found, bytes]] = []
+        self._search = state.has_contents()
+        self._recent: dict[str, Piece] = {}
+
+    def pack_changes(self) -> None:
+        """Look at everything, and store what has changed."""
+        try:
+            self._walk()
+            self._flush_batch()
+            self._work.wait()
+            self.packer.finish()
+        except BaseException:
+            self._work.stop()
+            self.packer.abandon()
+            raise
+        finally:
+            self._work.close()
+        for found, first in self._later:
+            self._link(found, first)
+        self._write_rows(self._rows)
+
+    def forget_vanished(self) -> None:
+        """Forget what is not in the tree any more."""
+        self._state.remove(self._vanished)
+
+    def _walk(self) -> None:
+        tally = self.tally
+        known = self._state.known()
+        here = next(known, None)
+        try:
+            for found in scan(self._source.path, exclude(self._source.exclude)):
+                key = found.key
+                while here is not None and here.key < key:
+                    self._gone(here)
+                    here = next(known, None)
+                info = found.info
+                if stat.S_ISREG(info.st_mode):
+                    tally.files += 1
+                    tally.size += info.st_size
+                elif stat.S_ISDIR(info.st_mode):
+                    tally.folders += 1
+                else:
+                    tally.others += 1
+                if here is not None and here.key == key:
+                    before, here = here, next(known, None)
+                    if (
+                        info.st_mtime_ns == before.mtime
+                        and info.st_ctime_ns == before.ctime
+                        and info.st_size == before.size
+                        and info.st_ino == before.inode
+                        and info.st_dev == before.device
+                        and not found.fault
+                    ):
+                        continue
+                self._take(found)
+        except OSError as error:
+            raise SourceUnavailable(
+                f"{self._source.name}: {self._source.path} cannot be read: {error.strerror}.",
+                hint="Look at the folder and its mount, then try again.",
+            ) from error
+        while here is not None:
+            self._gone(here)
+            here = next(known, None)
+
+    def _gone(self, known: Known) -> None:
+        self._vanished.append(known.key)
+        self.tally.vanished += 1
+
+    def _take(self, found: Found) -> None:
+        """Have something new or changed read and written down."""
+        info = found.info
+        if found.fault:
+            self._note(found, found.fault)
+            self._add_row(_row(found, info, None, write_entry(found.path, info, fault=found.fault), trusted=False))
+        elif not stat.S_ISREG(info.st_mode):
+            self._take_other(found)
+        elif (
+            info.st_nlink > 1 and (first := self._linked.setdefault((info.st_dev, info.st_ino), found.key)) != found.key
+        ):
+            self._later.append((found, first))
+        elif info.st_size >= LARGE:
+            self._work.submit_held(lambda: self._begin_large(found))
+        else:
+            if (
+                self._batch_size + info.st_size > BLOCK
+                or len(self._batch) >= BATCH_FILES
+                or len(self._batch_folders) >= BATCH_FOLDERS
+            ):
+                self._flush_batch()  # so that a batch of small files is one full block
+            self._batch.append(found)
+            self._batch_size += info.st_size
+            self._batch_folders.add(id(found.folder))
+
+    def _take_other(self, found: Found) -> None:
+        target, xattrs = b"", None
+        try:
+            if stat.S_ISLNK(found.info.st_mode):
+                target = os.fsencode(os.readlink(found.name, dir_fd=found.folder.fd))
+            elif found.opened is not None:
+                xattrs = xattrs_of(found.opened.fd, found.info.st_dev)
+        except OSError:  # it has vanished, or become something else: the next snapshot has it
+            self._vanished.append(found.key)
+            return
+        self._add_row(_row(found, found.info, None, write_entry(found.path, found.info, target=target, xattrs=xattrs)))
+
+    def _add_row(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROWS:
+            self._write_rows(self._rows)
+
+    def _write_rows(self, rows: list[Row]) -> None:
+        self._state.record(rows)
+        rows.clear()
+
+    # ---- small files ------------------------------------------------------------------------------------------------
+
+    def _flush_batch(self) -> None:
+        if self._batch:
+            batch = self._batch
+            self._batch, self._batch_size = [], 0
+            self._batch_folders.clear()
+            if self._is_quick:  # then reading in several threads takes longer: each call would wait for the interpreter
+                read = self._read_batch(batch)
+                self._work.submit(lambda: self._pack_batch(*read))
+            else:
+                self._work.submit(lambda: self._pack_batch(*self._read_batch(batch)))
+
+    def _pack_batch(self, plain: list[bytes], placed: list[_Placed], rows: list[Row], files: int, size: int) -> None:
+        """Put what was new in some files into blocks."""
+        if placed:
+            whole = b"".join(plain)
+            plain.clear()
+            blocks = [make_block(whole[at : at + BLOCK]) for at in range(0, len(whole), BLOCK)]
+
+            def packed(pack: int, first: int) -> tuple[list[Row], list[Piece]]:
+                pieces = {}
+                for found, read, digest, at, length in placed:
+                    piece = Piece(pack, first + at // BLOCK, at % BLOCK, length, digest)
+                    rows.append(_file_row(found, read, (piece,)))
+                    pieces[digest] = piece
+                with self._lock:
+                    if len(self._recent) < RECENT:
+                        self._recent.update(pieces)
+                return rows, list(pieces.values())
+
+            self.packer.add(blocks, packed)
+        else:
+            self._state.record(rows)
+        self._count(files, size)
+
+    def _read_batch(self, batch: list[Found]) -> tuple[list[bytes], list[_Placed], list[Row], int, int]:
+        """What is new in some files, the files that have it and where, rows of all others; how many and how large."""
+        began = time.monotonic()
+        key, search = self._hash_key, self._search
+        plain: list[bytes] = []
+        position = 0
+        placed: list[_Placed] = []
+        rows: list[Row] = []
+        here: dict[str, int] = {}
+        size = 0
+        for found in batch:
+            read = read_file(found)
+            if read is None:
+                self._vanished.append(found.key)
+                continue
+            if read.fault or read.changed:
+                self._note(found, read.fault or "it was being changed while it was read", changed=read.changed)
+            data, read.data = read.data, b""
+            if not data:
+                rows.append(_file_row(found, read, ()))
+                continue
+            size += len(data)
+            digest = hmac.digest(key, data, "sha256")[:20].hex()
+            piece = self._recent.get(digest) or (self._state.find(digest) if search else None)
+            if piece is not None:
+                rows.append(_file_row(found, read, (piece,)))
+                continue
+            if digest not in here:
+                here[digest] = position
+                plain.append(data)
+                position += len(data)
+            placed.append((found, read, digest, here[digest], len(data)))
+        self._is_quick = time.monotonic() - began < SLOW * len(batch)
+        return plain, placed, rows, len(batch), size
+
+    # ---- large files ------------------------------------------------------------------------------------------------
+
+    def _begin_large(self, found: Found, attempt: int = 1) -> None:
+        try:
+            file = open_file(found)
+        except FileNotFoundError:
+            self._vanished.append(found.key)
+            return self._work.let_go()
+        except OSError as error:
+            self._unreadable(found, error.strerror or str(error))
+            return self._work.let_go()
+        info = os.fstat(file)
+        if not stat.S_ISREG(info.st_mode):  # the next snapshot has what it is now
+            os.close(file)
+            self._vanished.append(found.key)
+            return self._work.let_go()
+        extents = extents_of(file, info)
+        ranges = (Extent(0, info.st_size),) if extents is None else extents
+        large = _Large(found, file, info, extents, ranges, attempt)
+        starts = range(0, large.length, PIECE)
+        large.pieces = [None] * len(starts)
+        large.left = len(starts)
+        if not starts:  # nothing but a hole
+            return self._end_large(large)
+        for index, start in enumerate(starts):
+            self._work.again(partial(self._pack_piece, large, index, start))
+        return None
+
+    def _pack_piece(self, large: _Large, index: int, start: int) -> None:
+        length = min(PIECE, large.length - start)
+        try:
+            piece = self._known_piece(large, start, length)
+            if piece is None:
+                piece = self._store_piece(large, start, length)
+            large.pieces[index] = piece
+        except OSError as error:
+            large.fault = large.fault or error.strerror or str(error)
+        finally:
+            with self._lock:
+                large.left -= 1
+                last = not large.left
+        if last:
+            self._end_large(large)
+
+    def _known_piece(self, large: _Large, start: int, length: int) -> Piece | None:
+        """Where the contents of a part of a large file are already; it is read only if they may be somewhere."""
+        if length > BLOCK and not self._state.has_length(length):
+            return None
+        digest = hmac.new(self._hash_key, digestmod="sha256")
+        for data in read_extents(large.file, large.ranges, start, length):
+            digest.update(data)
+        return self._state.find(digest.digest()[:20].hex())
+
+    def _store_piece(self, large: _Large, start: int, length: int) -> Piece | None:
+        digest = hmac.new(self._hash_key, digestmod="sha256")
+        read = 0
+        made: list[Piece] = []
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal read
+            for data in read_extents(large.file, large.ranges, start, length):
+                digest.update(data)
+                read += len(data)
+                yield data
+
+        def pieces(pack: int) -> list[Piece]:
+            made.append(Piece(pack, 0, 0, read, digest.digest()[:20].hex()))
+            return made
+
+        self.packer.add_alone(chunks(), pieces)
+        return made[0] if read else None
+
+    def _end_large(self, large: _Large) -> None:
+        found = large.found
+        try:
+            after = os.fstat(large.file)
+            xattrs = xattrs_of(large.file, after.st_dev)
+        finally:
+            os.close(large.file)
+        unchanged = same(large.info, after) and large.whole
+        if large.fault:
+            self._unreadable(found, large.fault)
+        elif not unchanged and large.attempt < ATTEMPTS:
+            self._begin_large(found, large.attempt + 1)
+            return
+        else:
+            self._record_large(large, xattrs, unchanged=unchanged)
+        self._work.let_go()
+
+    def _record_large(self, large: _Large, xattrs: Mapping[str, bytes] | None, *, unchanged: bool) -> None:
+        found = large.found
+        pieces = large.read_pieces()
+        info = large.info
+        extents = large.extents
+        if not unchanged:
+            self._note(found, "it was being changed while it was read", changed=True)
+            if not large.whole:
+                length = sum(piece.length for piece in pieces)
+                extents = None if extents is None else _clipped(extents, length)
+                info = resized(info, length if extents is None else sum(extents[-1]) if extents else 0)
+        line = write_entry(found.path, info, pieces=pieces, extents=extents, xattrs=xattrs, changed=not unchanged)
+        self._state.record([_row(found, info, _pack_of(pieces), line, trusted=unchanged)])
+        self._count(1, large.length)
+
+    # ---- both -------------------------------------------------------------------------------------------------------
+
+    def _link(self, found: Found, first: bytes) -> None:
+        """Write down another name of a file, whose contents are where those of its first name are."""
+        line = self._state.line(first)
+        if line is None or first in self._vanished:
+            self._vanished.append(found.key)  # the next snapshot has it under this name
+            return
+        record = json.loads(line)
+        record.pop("path", record.pop("path64", None))
+        named = json.loads(write_entry(found.path, found.info))
+        line = json.dumps(named | record, ensure_ascii=False, separators=(",", ":"))
+        pieces = [Piece(*piece) for piece in record["pieces"]]
+        trusted = "changed" not in record and "fault" not in record
+        self._add_row(_row(found, found.info, _pack_of(pieces), line, trusted=trusted))
+
+    def _unreadable(self, found: Found, reason: str) -> None:
+        self._note(found, reason)
+        line = write_entry(found.path, found.info, fault=reason)
+        self._state.record([_row(found, found.info, None, line, trusted=False)])
+
+    def _note(self, found: Found, reason: str, *, changed: bool = False) -> None:
+        with self._lock:
+            if changed:
+                self.tally.changed += 1
+            else:
+                self.tally.unreadable += 1
+            if len(self.tally.examples) < 20:
+                self.tally.examples.append(f"{os.fsdecode(found.path)!a}: {reason}")
+
+    def _count(self, files: int, size: int) -> None:
+        with self._lock:
+            self.tally.read_files += files
+            self.tally.read_size += size
+            read = self.tally.read_size
+        if self._progress:
+            self._progress(self._source.name, read)
+
+
+@dataclass
+class _Large:
+    """A large file being read in several parts at once."""
+
+    found: Found
+    file: int
+    info: os.stat_result
+    extents: tuple[Extent, ...] | None
+    ranges: tuple[Extent, ...]
+    attempt: int
+    pieces: list[Piece | None] = field(default_factory=list)
+    left: int = 0
+    fault: str = ""
+
+    @property
+    def length(self) -> int:
+        """Bytes of contents, without holes."""
+        return sum(extent.length for extent in self.ranges)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of them were there when they were read."""
+        return sum(piece.length for piece in self.pieces if piece) == self.length
+
+    def read_pieces(self) -> list[Piece]:
+        """The pieces as far as they follow one another: of a file that was cut short, those before its end."""
+        pieces: list[Piece] = []
+        for index, piece in enumerate(self.pieces):
+            if piece is None:
+                break
+            pieces.append(piece)
+            if piece.length < min(PIECE, self.length - index * PIECE):
+                break
+        return pieces
+
+
+class _Work:
+    """What worker threads do: a few things at a time, with a few more waiting. The first failure ends it."""
+
+    def __init__(self, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="files")
+        self._slots = threading.Semaphore(2 * workers)
+        self._held = threading.Semaphore(2 * workers)
+        self._outstanding = 0
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def submit(self, act: Callable[[], None]) -> None:
+        """Have something done, waiting for room. Raises what anything before has raised."""
+        self._acquire(self._slots)
+        self._start(act, self._slots.release)
+
+    def submit_held(self, act: Callable[[], None]) -> None:
+        """The same for something that goes on, by `again`, until it says `let_go`."""
+        self._acquire(self._held)
+        self._start(act, lambda: None)
+
+    def again(self, act: Callable[[], None]) -> None:
+        """Have something done that belongs to what is being done."""
+        self._start(act, lambda: None)
+
+    def let_go(self) -> None:
+        """What was held has ended."""
+        self._held.release()
+
+    def wait(self) -> None:
+        """Wait for all of it. Raises what any of it has raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._outstanding)
+        if self._failure:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Do nothing more of what waits."""
+        with self._changed:
+            self._failure = self._failure or GivenUp()
+
+    def close(self) -> None:
+        """End the threads, once what they are doing is done."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _acquire(self, slots: threading.Semaphore) -> None:
+        while not slots.acquire(timeout=0.2):
+            if self._failure:
+                raise self._failure
+
+    def _start(self, act: Callable[[], None], done: Callable[[], object]) -> None:
+        with self._changed:
+            if self._failure:
+                raise self._failure
+            self._outstanding += 1
+        self._pool.submit(self._do, act, done)
+
+    def _do(self, act: Callable[[], None], done: Callable[[], object]) -> None:
+        try:
+            if not self._failure:
+                act()
+        except BaseException as error:  # noqa: BLE001 - raised by the next submit() or wait()
+            with self._changed:
+                self._failure = self._failure or error
+        finally:
+            done()
+            with self._changed:
+                self._outstanding -= 1
+                self._changed.notify_all()
+
+
+def _row(found: Found, info: os.stat_result, pack: int | None, line: str, *, trusted: bool = True) -> Row:
+    changed = info.st_ctime_ns if trusted else UNTRUSTED
+    return Row(found.key, info.st_size, info.st_mtime_ns, changed, info.st_ino, info.st_dev, pack, line)
+
+
+def _file_row(found: Found, read: Read, pieces: tuple[Piece, ...]) -> Row:
+    if pieces and read.info.st_nlink == 1 and not (read.xattrs or read.changed or read.fault):
+        line = write_file(found.path, read.info, pieces[0])
+    else:
+        line = write_entry(
+            found.path, read.info, pieces=pieces, xattrs=read.xattrs, changed=read.changed, fault=read.fault
+        )
+    return _row(found, read.info, pieces[0].pack if pieces else None, line, trusted=read.trusted)
+
+
+def _pack_of(pieces: Sequence[Piece]) -> int | None:
+    packs = {piece.pack for piece in pieces}
+    return None if not packs else packs.pop() if len(packs) == 1 else SEVERAL
+
+
+def _clipped(extents: tuple[Extent, ...], length: int) -> tuple[Extent, ...]:
+    """The first extents, as far as they have these many bytes."""
+    clipped = []
+    for extent in extents:
+        if length > 0:
+            clipped.append(Extent(extent.offset, min(extent.length, length)))
+        length -= extent.length
+    return tuple(clipped)

@@ -1,0 +1,1 @@
+"""PostgreSQL: finding client programs, dumping with evidence, restoring, throw-away servers."""

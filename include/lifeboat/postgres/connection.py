@@ -1,0 +1,135 @@
+"""A PostgreSQL server: how to reach it, from here and from its client programs, without showing its password."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.conninfo import make_conninfo
+
+from lifeboat.errors import LifeboatError, SourceError, SourceRefused, SourceUnavailable
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """Where a server is and as whom to log in. `options` are further libpq parameters, such as `sslmode`."""
+
+    host: str
+    port: int = 5432
+    user: str = "postgres"
+    password: str = field(default="", repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}:{self.port}"
+
+    @contextmanager
+    def connect(self, database: str, *, autocommit: bool = True) -> Iterator[Connection]:
+        """A connection, closed at the end. Raises `SourceUnavailable` or `SourceRefused`, as all use of it does."""
+        with errors_explained(self, database):
+            parameters: dict[str, Any] = {
+                "host": self.host,
+                "port": self.port,
+                "user": self.user,
+                "password": self.password or None,
+                "application_name": "lifeboat",
+                "connect_timeout": 10,
+                "keepalives_idle": 30,
+                **self.options,
+            }
+            with psycopg.connect(autocommit=autocommit, dbname=database, **parameters) as connection:
+                yield connection
+
+    def child_environment(self, **settings: str) -> dict[str, str]:
+        """The environment of a client program: our own, plus how to reach the server, plus session settings.
+
+        The password is in the environment of that child only (PostgreSQL manual, libpq environment variables); other
+        users cannot read it there, as they could read an argument.
+        """
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        environment |= {
+            "PGHOST": self.host,
+            "PGPORT": str(self.port),
+            "PGUSER": self.user,
+            "PGAPPNAME": "lifeboat",
+            "PGCONNECT_TIMEOUT": "10",
+            "LC_ALL": "C",
+        }
+        if self.password:
+            environment["PGPASSWORD"] = self.password
+        environment |= {_ENVIRONMENT[name]: value for name, value in self.options.items() if name in _ENVIRONMENT}
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        given = self.options.get("options", "")
+        if options or given:
+            environment["PGOPTIONS"] = f"{given} {options}".strip()
+        return environment
+
+
+def database_argument(database: str) -> str:
+    """A database's name as client programs take it whole, whatever characters it has: `dbname='…'`."""
+    return make_conninfo(dbname=database)
+
+
+@contextmanager
+def errors_explained(server: PostgresServer, database: str) -> Iterator[None]:
+    """Turn psycopg's errors into ours, which name server and database and never the password."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise _explained(error, server, database) from error
+
+
+def identifier(*parts: str) -> sql.Identifier:
+    """A quoted, qualified name."""
+    return sql.Identifier(*parts)
+
+
+# libpq parameters that client programs take from the environment (PostgreSQL manual, libpq environment variables).
+_ENVIRONMENT = {
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslcrl": "PGSSLCRL",
+    "channel_binding": "PGCHANNELBINDING",
+    "gssencmode": "PGGSSENCMODE",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+    "passfile": "PGPASSFILE",
+}
+
+
+def _explained(error: psycopg.Error, server: PostgresServer, database: str) -> LifeboatError:
+    place = f"{server}, database {database!r}"
+    text = " ".join(str(error).split())
+    if _is(error, errors.InvalidPassword, errors.InvalidAuthorizationSpecification) or _REFUSED.search(text):
+        return SourceRefused(
+            f"{place} refuses the login: {text}", hint="Correct user and password of the connection, or pg_hba.conf."
+        )
+    if _is(error, errors.InvalidCatalogName) or re.search(r'database ".*" does not exist', text):
+        return SourceRefused(
+            f"There is no database {database!r} on {server}.", hint="Correct its name in platform.yaml."
+        )
+    if _is(error, errors.InsufficientPrivilege):
+        return SourceRefused(f"{place}: {text}", hint=f"Grant {server.user} the privilege it lacks.")
+    if _is(error, errors.LockNotAvailable):
+        return SourceUnavailable(f"{place}: {text}", hint="Somebody holds a lock on a table; see pg_locks there.")
+    if _is(error, errors.OperationalError, psycopg.OperationalError, psycopg.InterfaceError):
+        return SourceUnavailable(f"{place} does not answer: {text}", hint="Is it running, and reachable from here?")
+    return SourceError(f"{place}: {text}", hint="See the server's log.")
+
+
+_REFUSED = re.compile(
+    r"password authentication failed|no password supplied|no pg_hba\.conf entry|role \".*\" does not exist"
+)
+
+
+def _is(error: psycopg.Error, *kinds: type[psycopg.Error]) -> bool:
+    return isinstance(error, kinds)

@@ -1,0 +1,475 @@
+"""Restoring a database beside whatever is there: into a new one, in parallel, straight from storage, then compared.
+
+Nothing is ever dropped but the new database itself, when its restore fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+import psycopg
+from psycopg import sql
+
+from lifeboat.children import Children, Failure, feed, output_of
+from lifeboat.errors import EvidenceMismatch, LifeboatError, NotReady, RestoreFailed
+from lifeboat.postgres.analysis import Analysis
+from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
+from lifeboat.postgres.contents import (
+    Entry,
+    Part,
+    all_numbers,
+    choose_part,
+    read_contents,
+    to_restore_last,
+    use_list,
+)
+from lifeboat.postgres.evidence import (
+    DatabaseProperties,
+    Evidence,
+    count_tables,
+    describe_database,
+    differences,
+    read_sequences,
+    tables_to_read,
+)
+from lifeboat.postgres.globals import missing_roles, missing_tablespaces, statements_for
+from lifeboat.postgres.programs import Programs, programs_for_restore
+from lifeboat.postgres.room import ROOM, free_bytes
+from lifeboat.postgres.selection import Selection
+from lifeboat.postgres.subscriptions import subscriptions_of
+from lifeboat.postgres.unfinished import mark_finished, mark_unfinished, remove_database, remove_unfinished
+from lifeboat.progress import PhaseClock, Report, size_text
+
+OpenArtifact = Callable[[str], Iterator[bytes]]
+"""Gives an artifact's plaintext by name; may be called several times and from several threads."""
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What a restore made, and how many seconds each phase took. `notes` are what could not be as it was.
+
+    `damaged` says why copies in other repositories were of no use.
+    """
+
+    database: str
+    evidence: Evidence
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    damaged: Mapping[str, str] = field(default_factory=dict)
+
+
+def restore_database(
+    server: PostgresServer,
+    database: str,
+    open_artifact: OpenArtifact,
+    *,
+    evidence: Evidence,
+    dump_major: int,
+    row_artifacts: Sequence[str],
+    with_globals: bool,
+    installed: Sequence[Programs],
+    selection: Selection | None = None,
+    jobs: int | None = None,
+    statistics: bool = True,
+    children: Children | None = None,
+    report: Report | None = None,
+) -> RestoreReport:
+    """Make `database` on `server` and fill it with a complete dump; `evidence` is what the source held.
+
+    `row_artifacts` are those that hold rows, `dump` among them, in the order to begin with them: the largest first.
+    Roles the dump names are created where they are missing and never changed where they exist. Where one of its
+    tablespaces is missing, everything goes into the default one, and a note says so. Without `statistics`, they are
+    left to autovacuum, and first queries may be slow. With a `selection`, only those tables, or only definitions, are
+    restored and compared. Raises `RestoreFailed`,
+    `EvidenceMismatch` when the result differs, and whatever `open_artifact` raises; in each case the new database is
+    removed again. Until it is whole it is marked as unfinished, and what a killed restore has left under its name is
+    removed first. Raises before anything is touched when the name is taken otherwise or no client fits, and `NotReady`
+    when the server lacks extensions or room. May be
+    repeated.
+    """
+    children, jobs = children or Children(), jobs or os.cpu_count() or 1
+    clock, selection = PhaseClock(report), selection or Selection()
+    with server.connect("postgres") as admin:
+        target_major = admin.info.server_version // 10000
+        programs = _fitting_programs(server, evidence, dump_major, target_major, installed)
+        remove_unfinished(admin, server, database, report or (lambda _: None))
+        if not selection.tables:
+            _refuse_unfit(admin, server, evidence, selection)
+        with clock.phase("roles"):
+            script = b"".join(open_artifact("globals")).decode() if with_globals else ""
+            notes = _create_missing_roles(admin, script)
+        lost = missing_tablespaces(script, [name for (name,) in admin.execute("SELECT spcname FROM pg_tablespace")])
+        notes += tuple(f"The tablespace {name} is not on {server}; everything is in the default one." for name in lost)
+        job = _Job(server, database, programs, target_major, children, open_artifact, jobs, not lost)
+        with clock.phase("database"):
+            oid = _create_database(admin, server, database, evidence.database)
+        try:
+            notes += mark_unfinished(admin, database, oid)
+            with memory_file() as head:
+                part = None
+                with clock.phase("definitions"):
+                    if selection.tables:
+                        part = job.restore_part_of_definitions(head, selection.tables)
+                        notes += part.notes
+                    else:
+                        job.restore_definitions(head, *(["--schema-only"] if selection.schema_only else []))
+                with clock.phase("rows"):
+                    if part is not None and not selection.schema_only:
+                        job.restore_part_of_rows(part, evidence)
+                    elif not selection.schema_only:
+                        job.restore_rows([(artifact, ()) for artifact in row_artifacts])
+                analysis = Analysis(server, database, jobs)
+                with clock.phase("indexes and constraints"), analysis.beside() if statistics else nullcontext():
+                    job.restore_indexes(head, part)
+            with clock.phase("properties"):
+                notes += _apply_properties(admin, database, evidence.database)
+                notes += tuple(
+                    f"The subscription {subscription.name} is there, switched off."
+                    for subscription in subscriptions_of(admin, database)
+                )
+            with clock.phase("comparison"):
+                restored = _compare(server, database, _expected(evidence, part, selection), partly=part is not None)
+            if statistics:
+                with clock.phase("statistics"):
+                    analysis.complete()
+            notes += mark_finished(server, database, oid, evidence.database.comment)
+            restored = replace(restored, database=replace(restored.database, comment=evidence.database.comment))
+        except BaseException:
+            children.kill()
+            remove_database(server, database, oid)
+            raise
+    return RestoreReport(database, restored, clock.seconds, notes)
+
+
+@contextmanager
+def removed_on_failure(server: PostgresServer, database: str) -> Iterator[None]:
+    """Remove a database that was restored here when what follows fails; only that very one."""
+    with server.connect("postgres") as admin:
+        oid = _oid(admin, database)
+    try:
+        yield
+    except BaseException:
+        remove_database(server, database, oid)
+        raise
+
+
+@contextmanager
+def temporary(server: PostgresServer, database: str) -> Iterator[None]:
+    """Remove a database that was restored here at the end; only that very one."""
+    with removed_on_failure(server, database):
+        with server.connect("postgres") as admin:
+            oid = _oid(admin, database)
+        yield
+    remove_database(server, database, oid)
+
+
+@contextmanager
+def memory_file() -> Iterator[IO[bytes]]:
+    """A file that has a path and never touches a disk (memfd_create(2))."""
+    with os.fdopen(os.memfd_create("lifeboat"), "wb", buffering=0) as file:
+        yield file
+
+
+def path_of(file: IO[bytes]) -> str:
+    """The path of a memory file, as long as we and it are there."""
+    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
+@dataclass(frozen=True)
+class _Job:
+    server: PostgresServer
+    database: str
+    programs: Programs
+    target_major: int
+    children: Children
+    open_artifact: OpenArtifact
+    jobs: int
+    tablespaces: bool
+
+    def restore_definitions(self, head: IO[bytes], *arguments: str) -> None:
+        """Types, tables, functions and views. `pg_restore` reads no further than the table of contents at the start of
+        the archive; what it was given goes into `head` too, which so holds all of that table."""
+        self._restore("dump", "--section=pre-data", *arguments, copy_to=head)
+
+    def restore_part_of_definitions(self, head: IO[bytes], tables: Sequence[str]) -> Part:
+        """The same for some tables and all that they need; which part of the dump that is."""
+        failure = _restore_failed(self.server, self.database, "dump")
+        chunks = _copied(self.open_artifact("dump"), head)
+        listing: list[str | Path] = [self.programs.path("pg_restore"), "--list"]
+        feed(self.children, listing, chunks, env=self.server.child_environment(), failure=failure)
+        part = choose_part(self._contents(head), tables)
+        self._run_numbers(["--section=pre-data", path_of(head)], part.numbers)
+        return part
+
+    def restore_part_of_rows(self, part: Part, evidence: Evidence) -> None:
+        """The rows of some tables, from the streams that hold them, and where their sequences stood."""
+        wanted: dict[tuple[str, str], list[str]] = {}
+        for table in evidence.tables:
+            if (table.schema, table.name) in part.tables:
+                wanted.setdefault((table.artifact, table.schema), []).append(table.name)
+        for schema, name in part.sequences:
+            wanted.setdefault(("dump", schema), []).append(name)
+        self.restore_rows(
+            [
+                (artifact, (f"--schema={schema}", *(f"--table={name}" for name in names)))
+                for (artifact, schema), names in wanted.items()
+            ]
+        )
+
+    def restore_rows(self, artifacts: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Rows, sequences and large objects, from several streams at a time, each with arguments of its own."""
+        with ThreadPoolExecutor(max_workers=self.jobs, thread_name_prefix="restore") as pool:
+            try:
+                futures: list[Future[None]] = [
+                    pool.submit(self._restore, name, "--section=data", *arguments) for name, arguments in artifacts
+                ]
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self.children.kill()
+                raise
+
+    def restore_indexes(self, head: IO[bytes], part: Part | None) -> None:
+        """Indexes, constraints, triggers and the rest, several at a time; their definitions are all in the head."""
+        side_by_side = ["--section=post-data", f"--jobs={self.jobs}", path_of(head)]
+        last = to_restore_last(self._contents(head))
+        if part is None and not last:
+            self._run(side_by_side, [], "dump")
+            return
+        numbers = part.numbers if part is not None else all_numbers(self._said_of(head, "--list"))
+        self._run_numbers(side_by_side, [number for number in numbers if number not in last])
+        self._run_numbers(["--section=post-data", path_of(head)], [number for number in numbers if number in last])
+
+    def _contents(self, head: IO[bytes]) -> tuple[Entry, ...]:
+        return read_contents(self._said_of(head, "--verbose", "--section=pre-data", "--section=post-data", "--file=-"))
+
+    def _said_of(self, head: IO[bytes], *arguments: str) -> str:
+        """What `pg_restore` writes when it restores nothing."""
+        chunks = output_of(
+            self.children,
+            [self.programs.path("pg_restore"), *arguments, path_of(head)],
+            env=self.server.child_environment(),
+            failure=_restore_failed(self.server, self.database, "dump"),
+        )
+        return b"".join(chunks).decode()
+
+    def _run_numbers(self, arguments: Sequence[str], numbers: Sequence[int]) -> None:
+        if numbers:
+            with memory_file() as chosen:
+                chosen.write(use_list(numbers))
+                self._run([f"--use-list={path_of(chosen)}", *arguments], [], "dump")
+
+    def _restore(self, artifact: str, *arguments: str, copy_to: IO[bytes] | None = None) -> None:
+        chunks = self.open_artifact(artifact)
+        self._run(list(arguments), _copied(chunks, copy_to) if copy_to else chunks, artifact)
+
+    def _run(self, arguments: Sequence[str], chunks: Iterator[bytes] | list[bytes], artifact: str) -> None:
+        newer = self.programs.major > self.target_major
+        command: list[str | Path] = [
+            self.programs.path("pg_restore"), "--no-password", f"--dbname={database_argument(self.database)}",
+            *([] if newer else ["--exit-on-error"]), *([] if self.tablespaces else ["--no-tablespaces"]), *arguments,
+        ]  # fmt: skip
+        environment = self.server.child_environment(**_SESSION, **(_SIDE_BY_SIDE if self.jobs > 1 else {}))
+        feed(
+            self.children,
+            command,
+            chunks,
+            env=environment,
+            failure=_restore_failed(self.server, self.database, artifact),
+            forgives=_only_unknown_settings if newer else None,
+        )
+
+
+_SESSION = {"synchronous_commit": "off", "maintenance_work_mem": "256MB", "statement_timeout": "0", "lock_timeout": "0"}
+
+# Several sessions at a time use the cores better than parallel workers of one.
+_SIDE_BY_SIDE = {"max_parallel_maintenance_workers": "0", "max_parallel_workers_per_gather": "0", "jit": "off"}
+
+
+def _only_unknown_settings(said: str) -> bool:
+    """Whether all that a newer `pg_restore` complained of was a setting the older server has not got.
+
+    Version 17 begins every session with `SET transaction_timeout = 0`, which earlier servers refuse.
+    """
+    errors = re.findall(r"error: .*", said)
+    unknown = [e for e in errors if e.endswith('ERROR:  unrecognized configuration parameter "transaction_timeout"')]
+    return "warning: errors ignored on restore" in said and len(errors) == len(unknown)
+
+
+def _fitting_programs(
+    server: PostgresServer, evidence: Evidence, dump_major: int, target_major: int, installed: Sequence[Programs]
+) -> Programs:
+    if target_major < evidence.server_major:
+        raise RestoreFailed(
+            f"The dump is of PostgreSQL {evidence.server_major}, and {server} is {target_major}: older.",
+            hint="Restore to a server of the same version or a newer one.",
+        )
+    return programs_for_restore(dump_major, target_major, installed)
+
+
+def _refuse_unfit(admin: Connection, server: PostgresServer, evidence: Evidence, selection: Selection) -> None:
+    """Raise `NotReady` for what a whole database needs and the server has not: extensions, and room for the rows."""
+    there = {name for (name,) in admin.execute("SELECT name FROM pg_available_extensions")}
+    obstacles = [f"It has not got the extension {name}." for name in sorted(set(evidence.extensions) - there)]
+    needed, free = int(evidence.size * ROOM), free_bytes(admin, server)
+    if free is not None and free < needed and not selection.schema_only:
+        obstacles.append(f"It has room for {size_text(free)}, and about {size_text(needed)} are needed.")
+    if obstacles:
+        raise NotReady(
+            f"The database cannot be restored on {server}:" + "".join(f"\n- {obstacle}" for obstacle in obstacles),
+            hint="Nothing was touched. Install what is missing, make room, or restore to another server.",
+        )
+
+
+def _create_missing_roles(admin: Connection, script: str) -> tuple[str, ...]:
+    existing = {name for (name,) in admin.execute("SELECT rolname FROM pg_roles")}
+    missing = missing_roles(script, existing)
+    for statement in statements_for(script, missing):
+        admin.execute(statement.encode())
+    return tuple(f"The role {role} was created." for role in missing)
+
+
+def _create_database(admin: Connection, server: PostgresServer, database: str, was: DatabaseProperties) -> int:
+    """Make the database as the source was, and return its oid."""
+    parts = [
+        sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
+            sql.Identifier(database),
+            sql.Identifier(was.owner),
+            *map(sql.Literal, (was.encoding, was.collate, was.ctype)),
+        )
+    ]
+    if was.locale_provider == "i":
+        parts.append(sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(was.locale)))
+    elif was.locale_provider == "b":
+        parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(was.locale)))
+    try:
+        admin.execute(sql.SQL(" ").join(parts))
+    except psycopg.Error as error:
+        raise RestoreFailed(
+            f"{server} cannot make {database!r} as the source was: {error}",
+            hint="The owner, the encoding or the locale is missing there; create the role or install the locale.",
+        ) from error
+    return _oid(admin, database)
+
+
+def _oid(admin: Connection, database: str) -> int:
+    row = admin.execute("SELECT oid::bigint FROM pg_database WHERE datname = %s", [database]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _apply_properties(admin: Connection, database: str, was: DatabaseProperties) -> tuple[str, ...]:
+    """Settings, grants and connection limit of the database itself, which are not in its dump."""
+    name = sql.Identifier(database)
+    statements = []
+    if was.connection_limit >= 0:
+        statements.append(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, was.connection_limit))
+    for role, setting in was.settings:
+        parameter, _, value = setting.partition("=")
+        whose = (
+            sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), name)
+            if role
+            else sql.SQL("DATABASE {}").format(name)
+        )
+        shown = sql.SQL(value) if parameter in _LISTS else sql.Literal(value)
+        statements.append(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.Identifier(parameter), shown))
+    if was.grants:
+        statements.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(name, sql.Identifier(was.owner)))
+    for grantee, privilege, grantable in was.grants:
+        to = sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
+        option = sql.SQL(" WITH GRANT OPTION" if grantable else "")
+        what = sql.SQL({"CONNECT": "CONNECT", "CREATE": "CREATE", "TEMPORARY": "TEMPORARY"}[privilege])
+        statements.append(sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(what, name, to, option))
+    notes = []
+    for statement in statements:
+        try:
+            admin.execute(statement)
+        except psycopg.Error as error:
+            notes.append(f"{statement.as_string(admin)} failed: {error}")
+    return tuple(notes)
+
+
+# Settings whose stored value is a list that is quoted already; quoting it again would make one long name of it
+# (variable_is_guc_list_quote in PostgreSQL's dumputils.c).
+_LISTS = frozenset({"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"})
+
+
+def _expected(evidence: Evidence, part: Part | None, selection: Selection) -> Evidence:
+    """What of the evidence must be found again."""
+    if part is not None:
+        evidence = replace(
+            evidence,
+            tables=tuple(t for t in evidence.tables if (t.schema, t.name) in part.tables),
+            sequences=tuple(s for s in evidence.sequences if (s.schema, s.name) in part.sequences),
+        )
+    if selection.schema_only:
+        tables = tuple(replace(table, rows=0, content=None) for table in evidence.tables)
+        evidence = replace(evidence, tables=tables, sequences=(), large_objects=0)
+    return evidence
+
+
+def look_into(server: PostgresServer, database: str, source: Evidence) -> Evidence:
+    """What a database holds now, as exactly as the source's evidence tells it. Every row is read."""
+    with server.connect(database) as connection:
+        hashed = any(table.content is not None for table in source.tables)
+        counted = count_tables(connection, tables_to_read(connection), content_hash=hashed)
+        return describe_database(connection, tables=counted, sequences=read_sequences(connection))
+
+
+def _compare(server: PostgresServer, database: str, source: Evidence, *, partly: bool) -> Evidence:
+    restored = look_into(server, database, source)
+    if partly:
+        chosen = {(table.schema, table.name) for table in source.tables}
+        restored = replace(
+            restored,
+            tables=tuple(t for t in restored.tables if (t.schema, t.name) in chosen),
+            objects=source.objects,
+            extensions=source.extensions,
+            large_objects=source.large_objects,
+        )
+    found = differences(source, restored)
+    if found:
+        raise EvidenceMismatch(
+            f"The restored database {database!r} differs from the source: {' '.join(found[:20])}"
+            + (f" And {len(found) - 20} more differences." if len(found) > 20 else ""),
+            hint="Restore another snapshot or from another repository, and find out why this one is not whole.",
+        )
+    return restored
+
+
+def _restore_failed(server: PostgresServer, database: str, artifact: str) -> Failure:
+    def failure(status: int, said: str) -> LifeboatError:
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        return RestoreFailed(
+            f"Restoring {artifact} into {database!r} on {server} {how}: {_discreet(said)[:3000] or 'it said nothing'}",
+            hint="The new database was removed again; nothing else was touched.",
+        )
+
+    return failure
+
+
+def _discreet(said: str) -> str:
+    """What `pg_restore` said without the rows and the passwords that it quotes."""
+    said = re.sub(r'(CONTEXT: +COPY .*?, line \d+(?:, column .*?)?): ".*', r"\1", said)
+    said = re.sub(r"(DETAIL: +(?:Failing row contains|Key \(.*?\)=)).*", r"\1 …", said)
+    return re.sub(r"Command was: .*?(?=\npg_restore: |\Z)", _without_strings, said, flags=re.DOTALL)
+
+
+def _without_strings(command: re.Match[str]) -> str:
+    if re.search(r"USER MAPPING|SUBSCRIPTION|SERVER|FOREIGN", command[0]) is None:
+        return command[0]
+    return re.sub(r"'(?:[^']|'')*'", "'…'", command[0])
+
+
+def _copied(chunks: Iterator[bytes], copy_to: IO[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        copy_to.write(chunk)
+        yield chunk
