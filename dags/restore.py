@@ -1,0 +1,178 @@
+"""By hand: a snapshot restored into a new database or schema, or beside the live one and, once approved, in place."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import Param, dag, task
+
+from lifeboat_airflow.defaults import (
+    DAG_ARGS,
+    database_field,
+    platform,
+    repository_field,
+    snapshot_field,
+    tables_field,
+)
+from lifeboat_airflow.operators.restore import (
+    ChooseForRestoreOperator,
+    PutInPlaceOperator,
+    RestoreBesideOperator,
+    RestoreIntoSchemaOperator,
+    RestoreNewDatabaseOperator,
+    Way,
+)
+from lifeboat_airflow.operators.snapshots import VerifySnapshotOperator
+from lifeboat_airflow.operators.thaw import ThawSnapshotOperator
+
+TASKS = {
+    Way.NEW_DATABASE: "restore_new",
+    Way.NEW_SCHEMA: "restore_schema",
+    Way.IN_PLACE: "restore_beside",
+    Way.DRY_RUN: "verify",
+}
+SOURCE, REPOSITORY, TABLES = "{{ params.database }}", "{{ params.repository }}", "{{ params.tables }}"
+TARGET, MEANT = "{{ params.target }}", "{{ params.on_another_server }}"
+
+
+@dag(
+    schedule=None,
+    dagrun_timeout=timedelta(hours=48),
+    params={
+        "database": database_field(platform()),
+        "to": Param(
+            str(Way.NEW_DATABASE),
+            type="string",
+            enum=[str(way) for way in Way],
+            title="Restore to",
+            description="In place asks for approval after the restore beside the live database, before the swap.",
+        ),
+        "new_database": Param(
+            None,
+            type=["null", "string"],
+            minLength=1,
+            title="The new database's name",
+            description="None means the source's name and the time. No existing database is ever touched.",
+        ),
+        "target": Param(
+            None,
+            type=["null", "string"],
+            minLength=1,
+            title="The new database's server",
+            description="An Airflow connection of type postgres. None means the source's own server.",
+        ),
+        "schema": Param(
+            None,
+            type=["null", "string"],
+            minLength=1,
+            title="The new schema's name",
+            description="For the tables named below. No existing schema is ever touched.",
+        ),
+        "snapshot": snapshot_field("As `source/tier/id`. None means the newest whole one that fits what follows."),
+        "proven": Param(False, type="boolean", title="Only a proven snapshot"),
+        "as_of": Param(
+            None, type=["null", "string"], format="date-time", title="As of", description="It began then or earlier."
+        ),
+        "repository": repository_field(platform()),
+        "tables": tables_field("One a line, as `name` or `schema.name`; into a new database or schema."),
+        "schema_only": Param(False, type="boolean", title="Definitions only", description="Only into a new database."),
+        "on_another_server": Param(
+            False,
+            type="boolean",
+            title="The live database is not the one of the snapshot",
+            description="As after its server was lost. Otherwise another server or name is refused.",
+        ),
+    },
+    tags=["lifeboat", "restore", "postgres"],
+    doc_md="""
+### Restore
+
+**choose** the snapshot → **thaw** what is in archive storage → **restore_new** into a new database, or
+**restore_schema**: some tables into a new schema of the live one, or **restore_beside** the live one → **approve** →
+**put_in_place**; or **verify** alone, as a dry run. Nothing is ever dropped: what was live stays under a dated name,
+and `python -m lifeboat undo <name>` goes back to it.
+
+**If this fails**
+
+* `choose`: no snapshot fits, the form asks for what does not go together, or the target does not answer; see its log.
+* `thaw`: the store did not give it out in time. Clear the task, or choose another repository.
+* `restore_new`, `restore_schema`, `restore_beside`, `verify`: the live database was not touched. The log says what is
+  wrong; choose another snapshot or repository.
+* `decide`: the form asked for something that cannot be. Trigger again.
+* `approve`: nobody answered within 12 hours, so the run failed; nothing was replaced. The restored database waits
+  beside the live one; clear the task to ask again, or `python -m lifeboat kept` and `release` remove it.
+* `put_in_place`: its log says whether the swap took place, and how to go on or back. It is not retried by itself.
+""",
+    **DAG_ARGS,
+)
+def restore():
+    choose = ChooseForRestoreOperator(
+        task_id="choose",
+        source=SOURCE,
+        way="{{ params.to }}",
+        schema="{{ params.schema }}",
+        tables=TABLES,
+        target=TARGET,
+        snapshot="{{ params.snapshot }}",
+        proven="{{ params.proven }}",
+        as_of="{{ params.as_of }}",
+        repository=REPOSITORY,
+        multiple_outputs=True,
+    )
+    label = choose.output["snapshot"]
+    thaw = ThawSnapshotOperator(task_id="thaw", source=SOURCE, snapshot=choose.output, repository=REPOSITORY)
+
+    @task.branch
+    def decide(params: dict) -> str:
+        return TASKS[Way(params["to"])]
+
+    restore_new = RestoreNewDatabaseOperator(
+        task_id="restore_new",
+        source=SOURCE,
+        snapshot=label,
+        repository=REPOSITORY,
+        database="{{ params.new_database or params.database ~ '_restored_' ~ (dag_run.run_after | ts_nodash) }}",
+        tables=TABLES,
+        schema_only="{{ params.schema_only }}",
+        target=TARGET,
+    )
+    restore_schema = RestoreIntoSchemaOperator(
+        task_id="restore_schema",
+        source=SOURCE,
+        snapshot=label,
+        repository=REPOSITORY,
+        schema="{{ params.schema }}",
+        tables=TABLES,
+        other_server=MEANT,
+    )
+    verify = VerifySnapshotOperator(task_id="verify", source=SOURCE, snapshot=choose.output)
+    beside = RestoreBesideOperator(
+        task_id="restore_beside",
+        source=SOURCE,
+        snapshot=label,
+        repository=REPOSITORY,
+        other_server=MEANT,
+        multiple_outputs=True,
+    )
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="Replace the live database of {{ params.database }} by {{ ti.xcom_pull('choose')['snapshot'] }}?",
+        body="{% set done = ti.xcom_pull('restore_beside') %}"
+        "It is restored as `{{ done.database }}` beside the live `{{ done.live }}` on {{ done.server }}, holds what "
+        "its source held ({{ done.tables }} tables, {{ '{:,}'.format(done.rows) }} rows), and every smoke check passed."
+        "\n\n{% for note in done.notes %}* {{ note }}\n{% endfor %}\n"
+        "On approval the application is stopped, the two change names, and the application is started. What is live "
+        "now is kept under a dated name.",
+        response_timeout=timedelta(hours=12),
+        retries=0,
+        execution_timeout=timedelta(hours=13),
+    )
+    put_in_place = PutInPlaceOperator(
+        task_id="put_in_place", source=SOURCE, database=beside.output["database"], retries=0
+    )
+    choose >> thaw >> decide() >> [restore_new, restore_schema, beside, verify]
+    beside >> approve >> put_in_place
+
+
+restore()

@@ -1,0 +1,1 @@
+"""Lifeboat in Airflow's words: hooks build the core's objects from connections, operators run them as tasks."""

@@ -1,0 +1,54 @@
+"""What the deadlines of a recovery count from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.definitions.deadline import BaseDeadlineReference
+
+from lifeboat.errors import SettingsError
+from lifeboat.recovery.journal import incident_of_run, opened_at
+from lifeboat.recovery.model import Mode
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+    from sqlalchemy.orm import Session
+
+
+class IncidentBegan(BaseDeadlineReference):
+    """When the incident began, by the form of the run; the run itself where the form does not say.
+
+    No moment, and so no deadline, where nothing is brought back, and where an earlier run has those of the incident
+    already: also a failed run keeps its deadlines. One that was begun on a terminal counts from when it was opened.
+    Unlike the moment a run was queued, it stays what it is when a task is cleared; and Airflow 3.3.2 cannot clear tasks
+    of a run whose deadlines count from that.
+    """
+
+    required_kwargs = frozenset({"dag_id", "run_id"})
+
+    def _evaluate_with(self, *, session: Session, **kwargs: Any) -> datetime | None:
+        """The moment. Asked by whatever makes the run, so nothing a form may hold makes it fail."""
+        from airflow.models.dagrun import DagRun
+        from sqlalchemy import select
+
+        runs = session.scalars(select(DagRun).where(DagRun.dag_id == kwargs["dag_id"])).all()
+        run = next((run for run in runs if run.run_id == kwargs["run_id"]), None)
+        form = _form(run)
+        if run is None or not (form.get("incident") or form.get("mode") == Mode.RECOVER):
+            return None
+        if form.get("incident"):
+            others = (incident_of_run(one.run_after, one.run_id, _form(one)) for one in runs if one is not run)
+            with suppress(ValueError, SettingsError):
+                return None if form["incident"] in others else opened_at(str(form["incident"]))
+            return None  # its first task says what is wrong with it
+        began: datetime = run.run_after
+        with suppress(TypeError, ValueError):
+            began = datetime.fromisoformat(str(form.get("began")))
+        return began if began.tzinfo else began.replace(tzinfo=UTC)
+
+
+def _form(run: DagRun | None) -> Mapping[str, Any]:
+    return run.conf if run is not None and isinstance(run.conf, dict) else {}

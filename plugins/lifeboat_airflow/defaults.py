@@ -1,0 +1,146 @@
+"""What all DAGs share: how they run, how their tasks are retried, and the fields of their forms."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param
+from airflow.sdk.definitions.callback import AsyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+
+from lifeboat.proving import PROVERS
+from lifeboat.settings import Platform, load_platform, platform_path
+from lifeboat.snapshot import Kind
+from lifeboat_airflow.deadlines import IncidentBegan
+from lifeboat_airflow.notifier import LifeboatNotifier
+
+log = logging.getLogger(__name__)
+
+DAG_ARGS: Mapping[str, Any] = {
+    "catchup": False,
+    "is_paused_upon_creation": False,
+    "max_active_runs": 1,
+    "render_template_as_native_obj": True,
+    "default_args": {
+        "owner": "platform-operations",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=2),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=30),
+        "execution_timeout": timedelta(hours=6),
+        "on_failure_callback": [LifeboatNotifier()],
+    },
+}
+
+RECOVERY_ARGS: Mapping[str, Any] = {
+    **DAG_ARGS,
+    # A practice must not keep a recovery waiting. Of two recoveries at once, the second is refused by its first task.
+    "max_active_runs": 4,
+    # On that day minutes count: what was killed or met a passing fault is tried again soon, and not for long.
+    "default_args": {**DAG_ARGS["default_args"], "retry_delay": timedelta(seconds=30)},
+}
+
+
+def platform() -> Platform:
+    """What platform.yaml says now; a mistake in it shows as an import error of the DAG, with its line and remedy."""
+    loaded = load_platform(platform_path(os.environ))
+    for remark in loaded.remarks():
+        log.warning(remark)
+    return loaded
+
+
+def done_within(time: timedelta) -> DeadlineAlert:
+    """People are told of a scheduled run that has not succeeded this long after its time."""
+    # Only a fixed interval: one that is read from a variable stops the scheduler of Airflow 3.3.
+    return DeadlineAlert(DeadlineReference.DAGRUN_LOGICAL_DATE, time, AsyncCallback(LifeboatNotifier), name=f"{time}")
+
+
+def rto_alerts(platform: Platform) -> list[DeadlineAlert]:
+    """People are told when half, most and all of the time in which the platform must be back has gone by."""
+    hours = platform.objectives.rto_hours
+    return [
+        DeadlineAlert(
+            IncidentBegan(),
+            timedelta(hours=hours * percent / 100),
+            AsyncCallback(LifeboatNotifier, kwargs={"limit": f"{percent} % of the {hours:g} hours of the RTO"}),
+            name=f"{percent} % of the RTO",
+        )
+        for percent in (50, 80, 100)
+    ]
+
+
+def databases_field(platform: Platform, description: str) -> Param:
+    """One or more of the platform's databases; all of them unless chosen otherwise."""
+    names = list(platform.names(Kind.POSTGRES))
+    items = {"type": "string", "enum": names}
+    return Param(
+        names, type="array", items=items, minItems=1, examples=names, title="Databases", description=description
+    )
+
+
+def provable_field(platform: Platform, description: str) -> Param:
+    """Some of the sources whose snapshots can be proven; all of them unless chosen otherwise."""
+    names = list(platform.names(*PROVERS))
+    items = {"type": "string", "enum": names}
+    return Param(names, type="array", items=items, minItems=1, examples=names, title="Sources", description=description)
+
+
+def sources_field(platform: Platform, kind: Kind | None, description: str) -> Param:
+    """One or more of the platform's sources of a kind, or of every kind: all of them unless chosen otherwise.
+
+    None where it has none.
+    """
+    names = list(platform.names(*([kind] if kind else [])))
+    items = {"type": "string", "enum": names} if names else {"type": "string"}
+    least = min(1, len(names))
+    return Param(
+        names, type="array", items=items, minItems=least, examples=names, title="Sources", description=description
+    )
+
+
+def database_field(platform: Platform) -> Param:
+    """One of the platform's databases."""
+    names = list(platform.names(Kind.POSTGRES))
+    return Param(names[0], type="string", enum=names, title="Database")
+
+
+def trees_field(platform: Platform) -> Param:
+    """Some of the platform's trees of files; all of them unless chosen otherwise."""
+    names = list(platform.names(Kind.FILES))
+    items = {"type": "string", "enum": names} if names else {"type": "string"}
+    return Param(names, type="array", items=items, examples=names, title="Trees of files")
+
+
+def tree_field(platform: Platform) -> Param:
+    """One of the platform's trees of files."""
+    names = list(platform.names(Kind.FILES))
+    return Param(names[0], type="string", enum=names, title="Tree") if names else Param("", type="string", title="Tree")
+
+
+def tables_field(description: str) -> Param:
+    """Names of tables, or none."""
+    items = {"type": "string", "minLength": 1}
+    return Param(None, type=["null", "array"], items=items, title="Only these tables", description=description)
+
+
+def snapshot_field(description: str) -> Param:
+    """A snapshot's label, or none."""
+    pattern = r"^[a-z0-9_-]+/(daily|weekly|monthly)/\d{8}T\d{6}Z-[0-9a-f]{8}$"
+    return Param(None, type=["null", "string"], pattern=pattern, title="This snapshot", description=description)
+
+
+def repository_field(platform: Platform, **more: Any) -> Param:
+    """One of the platform's repositories, or none; with `more` of what a form's field may have."""
+    names = [None, *(repository.name for repository in platform.repositories)]
+    return Param(
+        None,
+        type=["null", "string"],
+        enum=names,
+        title="From this repository",
+        description="None means the first that has it.",
+        **more,
+    )

@@ -1,0 +1,85 @@
+"""Hears from Airflow that a run began or ended, in the scheduler or, when a person did it, in the web server.
+
+Airflow waits for whoever listens. So nothing is done here but passing it on to `run_events`, a process beside the
+scheduler that is started with the first run of a Lifeboat DAG and ends with the scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from airflow.listeners import hookimpl
+
+from lifeboat.settings import load_platform, platform_path
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+
+log = logging.getLogger(__name__)
+
+TAG = "lifeboat"
+"""What marks a DAG as one of ours."""
+
+_beside: subprocess.Popen[bytes] | None = None
+
+
+@hookimpl
+def on_dag_run_running(dag_run: DagRun, msg: str) -> None:
+    """A run began."""
+    _pass_on("running", dag_run, msg)
+
+
+@hookimpl
+def on_dag_run_success(dag_run: DagRun, msg: str) -> None:
+    """A run succeeded."""
+    _pass_on("success", dag_run, msg)
+
+
+@hookimpl
+def on_dag_run_failed(dag_run: DagRun, msg: str) -> None:
+    """A run failed, for whatever reason."""
+    _pass_on("failed", dag_run, msg)
+
+
+def _pass_on(state: str, dag_run: DagRun, reason: str) -> None:
+    dag = getattr(dag_run, "dag", None)
+    if dag is None or TAG not in dag.tags:
+        return
+    try:
+        if load_platform(platform_path(os.environ)).notify is not None:
+            _write({"state": state, "dag": dag_run.dag_id, "run": dag_run.run_id, "reason": reason})
+    except Exception:
+        log.exception("Nobody can be told that the run %s of %s is %s.", dag_run.run_id, dag_run.dag_id, state)
+
+
+def _write(event: dict[str, str]) -> None:
+    global _beside
+    line = json.dumps(event).encode() + b"\n"
+    in_scheduler = "scheduler" in sys.argv
+    if not in_scheduler:
+        process = _start()
+        assert process.stdin is not None
+        process.stdin.write(line)
+        process.stdin.close()  # it ends when that is told
+        return
+    if _beside is None or _beside.poll() is not None:
+        _beside = _start()
+    assert _beside.stdin is not None
+    # Never waits: a full pipe, which nobody reads, is an error.
+    os.write(_beside.stdin.fileno(), line)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # What Airflow has added to the path, the plugins' folder among it, a new process must be told.
+    path = os.pathsep.join(filter(None, sys.path))
+    environ = os.environ | {"PYTHONPATH": path, "_AIRFLOW_PROCESS_CONTEXT": "server"}
+    command = [sys.executable, "-m", "lifeboat_airflow.run_events"]
+    process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, bufsize=0)
+    assert process.stdin is not None
+    os.set_blocking(process.stdin.fileno(), False)
+    return process

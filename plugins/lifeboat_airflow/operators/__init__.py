@@ -1,0 +1,1 @@
+"""Each operator translates one act of the core into a task."""

@@ -1,0 +1,338 @@
+"""Restoring a database: choosing the snapshot, restoring it beside or in a new database, putting it in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from airflow.sdk import Context
+
+from lifeboat.assembly import application_of, smoke_of
+from lifeboat.backup import DatabaseSource, restore_snapshot
+from lifeboat.choosing import choose_snapshot
+from lifeboat.errors import SettingsError
+from lifeboat.in_place import restore_beside, undo_in_place
+from lifeboat.into_schema import restore_into_schema
+from lifeboat.postgres.connection import PostgresServer
+from lifeboat.postgres.restore import RestoreReport
+from lifeboat.postgres.selection import Selection
+from lifeboat.progress import count_text, duration_text
+from lifeboat_airflow.hooks import PostgresSourceHook, VaultHook
+from lifeboat_airflow.links import SnapshotLink
+from lifeboat_airflow.operators.base import SourceOperator
+from lifeboat_airflow.records import find_snapshot, snapshot_record
+
+
+class ChooseSnapshotOperator(SourceOperator):
+    """Chooses a snapshot of a source; the result is its record.
+
+    By its label, else the newest whole one: with `proven`, the newest that was proven; with `as_of`, an ISO 8601 time
+    with its offset, the newest that began then or earlier; with `repository`, the newest that one has.
+    """
+
+    template_fields: Sequence[str] = (*SourceOperator.template_fields, "snapshot", "proven", "as_of", "repository")
+    operator_extra_links = (SnapshotLink(),)
+
+    def __init__(
+        self,
+        *,
+        snapshot: str | None = None,
+        proven: bool | str = False,
+        as_of: str | None = None,
+        repository: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.proven = proven
+        self.as_of = as_of
+        self.repository = repository
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Choose, and say what was chosen."""
+        self.require_typed(proven=bool)
+        vault = VaultHook().open(reading=True)
+        if self.snapshot:
+            snapshot = find_snapshot(vault, self.snapshot)
+            if snapshot.manifest.source != self.source:
+                raise SettingsError(f"{self.snapshot} is not a snapshot of {self.source}.", hint="Choose one of both.")
+        else:
+            before = datetime.fromisoformat(self.as_of) if self.as_of else None
+            snapshot = choose_snapshot(
+                vault, self.source, before=before, proven=self.proven is True, repository=self.repository
+            )
+        self.log.info("Chosen: %s, in %s", snapshot.label, ", ".join(snapshot.repositories))
+        return snapshot_record(snapshot)
+
+
+class Way(StrEnum):
+    """Where a form asks to restore to."""
+
+    NEW_DATABASE = "a new database"
+    NEW_SCHEMA = "a new schema of the live database"
+    IN_PLACE = "in place of the live one"
+    DRY_RUN = "nowhere: a dry run"
+
+
+class ChooseForRestoreOperator(ChooseSnapshotOperator):
+    """Chooses a snapshot to restore in the `way` a form asks for, once it is clear that the rest of the form fits.
+
+    `target` is the connection of another server, which must answer.
+    """
+
+    template_fields: Sequence[str] = (*ChooseSnapshotOperator.template_fields, "way", "schema", "tables", "target")
+
+    def __init__(
+        self,
+        *,
+        way: str,
+        schema: str | None = None,
+        tables: Sequence[str] | str | None = None,
+        target: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.way = way
+        self.schema = schema
+        self.tables = tables
+        self.target = target
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Look at the form, and choose. Raises `SettingsError` for what does not fit, `SourceError` for the server."""
+        self.require_typed(tables=list)
+        if self.way == Way.NEW_SCHEMA and not (self.schema and self.tables):
+            raise SettingsError(
+                "A new schema is for some tables: the form names no "
+                f"{'tables' if self.schema else 'schema' if self.tables else 'schema and no tables'}.",
+                hint="Trigger again with both, or restore to a new database.",
+            )
+        if self.way == Way.IN_PLACE and self.tables:
+            raise SettingsError(
+                "The form names tables, and in place a whole database is replaced.",
+                hint="Restore them to a new schema, or replace their rows with `lifeboat replace --tables`.",
+            )
+        if self.target and self.way != Way.NEW_DATABASE:
+            raise SettingsError(
+                f"The form names the target {self.target!r}, and only a new database can be made on another server.",
+                hint="To replace a live database there, correct the source's connection, or use `lifeboat replace`.",
+            )
+        if self.target:
+            server = _server_of_form(self.target)
+            with server.connect("postgres"):
+                self.log.info("The target %r is %s.", self.target, server)
+        return super().work(context)
+
+
+def _server_of_form(conn_id: str) -> PostgresServer:
+    return PostgresSourceHook().server(conn_id, "The form's field `target`")
+
+
+class _RestoreOperator(SourceOperator):
+    template_fields: Sequence[str] = (*SourceOperator.template_fields, "snapshot", "repository")
+    operator_extra_links = (SnapshotLink(),)
+
+    def __init__(self, *, snapshot: str, repository: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.snapshot = snapshot
+        self.repository = repository
+
+    def live(self) -> DatabaseSource:
+        """The source's own database and server."""
+        return PostgresSourceHook().source(self.source)
+
+    def result(self, database: str, server: PostgresServer, report: RestoreReport) -> dict[str, Any]:
+        """Say what was restored, and hand it on."""
+        for note in report.notes:
+            self.log.info("Note: %s", note)
+        tables, rows = len(report.evidence.tables), report.evidence.rows
+        took = duration_text(sum(report.seconds.values()))
+        held = f"{count_text(tables, 'table')} with {count_text(rows, 'row')}"
+        self.log.info("%s is restored as %r on %s, in %s: %s", self.snapshot, database, server, took, held)
+        return {
+            "snapshot": self.snapshot,
+            "database": database,
+            "server": str(server),
+            "tables": tables,
+            "rows": rows,
+            "seconds": report.seconds,
+            "notes": list(report.notes),
+            "damaged": dict(report.damaged),
+        }
+
+
+class RestoreNewDatabaseOperator(_RestoreOperator):
+    """Restores a snapshot, given by its label, into the new `database` on its source's server, and compares it.
+
+    Only `tables`, or with `schema_only` only definitions, where they are given; on the server of the connection
+    `target`, where one is given. Roles that are missing there are created. No existing database is touched.
+    """
+
+    template_fields: Sequence[str] = (*_RestoreOperator.template_fields, "database", "tables", "schema_only", "target")
+
+    def __init__(
+        self,
+        *,
+        database: str,
+        tables: Sequence[str] | str | None = None,
+        schema_only: bool | str = False,
+        target: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.database = database
+        self.tables = tables
+        self.schema_only = schema_only
+        self.target = target
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Restore, compare, and say what was restored."""
+        self.require_typed(tables=list, schema_only=bool)
+        vault = VaultHook().open(reading=True)
+        server = _server_of_form(self.target) if self.target else self.live().server
+        selection = Selection(tuple(self.tables or ()), self.schema_only is True)
+        report = restore_snapshot(
+            vault,
+            find_snapshot(vault, self.snapshot),
+            server,
+            self.database,
+            installed=PostgresSourceHook().programs(),
+            selection=None if selection.complete else selection,
+            repository=self.repository,
+            progress=self.progress,
+            children=self.children,
+            report=self.log.info,
+        )
+        return self.result(self.database, server, report)
+
+
+class RestoreIntoSchemaOperator(_RestoreOperator):
+    """Restores some tables of a snapshot, given by its label, into the new `schema` of its live database.
+
+    What the live database has is not touched.
+    """
+
+    template_fields: Sequence[str] = (*_RestoreOperator.template_fields, "schema", "tables", "other_server")
+
+    def __init__(
+        self,
+        *,
+        schema: str,
+        tables: Sequence[str] | str | None,
+        other_server: bool | str = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.schema = schema
+        self.tables = tables
+        self.other_server = other_server
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Restore, compare, copy."""
+        self.require_typed(tables=list, other_server=bool)
+        vault, source = VaultHook().open(reading=True), self.live()
+        made = restore_into_schema(
+            vault,
+            find_snapshot(vault, self.snapshot),
+            source.server,
+            source.database,
+            self.schema,
+            tuple(self.tables or ()),
+            installed=PostgresSourceHook().programs(),
+            now=datetime.now(UTC),
+            other_server=self.other_server is True,
+            repository=self.repository,
+            progress=self.progress,
+            children=self.children,
+            report=self.log.info,
+        )
+        for note in made.notes:
+            self.log.info("Note: %s", note)
+        for table, rows in made.rows.items():
+            self.log.info("%s of %r has the %s of %s.", table, made.database, count_text(rows, "row"), self.snapshot)
+        return {
+            "snapshot": self.snapshot,
+            "server": str(source.server),
+            "database": made.database,
+            "schema": made.schema,
+            "tables": dict(made.rows),
+            "notes": list(made.notes),
+            "damaged": dict(made.damaged),
+        }
+
+
+class RestoreBesideOperator(_RestoreOperator):
+    """Restores a snapshot, given by its label, beside its live database, compares it and asks the smoke checks.
+
+    The live database is not touched, and must be the one the snapshot was made of, on the same server, unless
+    `other_server` says that it is meant. The result's `database` is what `PutInPlaceOperator` puts in its place.
+    """
+
+    template_fields: Sequence[str] = (*_RestoreOperator.template_fields, "other_server")
+
+    def __init__(self, *, other_server: bool | str = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.other_server = other_server
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Restore, compare, check."""
+        self.require_typed(other_server=bool)
+        hook = VaultHook()
+        vault, source = hook.open(reading=True), self.live()
+        beside = restore_beside(
+            vault,
+            find_snapshot(vault, self.snapshot),
+            source.server,
+            source.database,
+            installed=PostgresSourceHook().programs(),
+            now=datetime.now(UTC),
+            smoke=smoke_of(hook.platform, self.source),
+            other_server=self.other_server is True,
+            repository=self.repository,
+            progress=self.progress,
+            children=self.children,
+            report=self.log.info,
+        )
+        for remark in beside.remarks:
+            self.log.warning(remark)
+        return self.result(beside.database, source.server, beside.restored) | {"live": source.database}
+
+
+class PutInPlaceOperator(SourceOperator):
+    """Puts a database that was restored beside the live one in its place, while the application is stopped.
+
+    What was live stays, under the dated name in the result's `kept`. Never retried by itself: a person looks first.
+    """
+
+    template_fields: Sequence[str] = (*SourceOperator.template_fields, "database")
+
+    def __init__(self, *, database: str, **kwargs: Any) -> None:
+        kwargs.setdefault("retries", 0)
+        super().__init__(**kwargs)
+        self.database = database
+
+    def work(self, context: Context) -> dict[str, Any]:
+        """Stop, swap, start."""
+        source = PostgresSourceHook().source(self.source)
+        report = undo_in_place(
+            source.server,
+            source.database,
+            self.database,
+            now=datetime.now(UTC),
+            application=application_of(VaultHook().platform),
+            report=self.log.info,
+        )
+        for remark in report.remarks:
+            self.log.warning(remark)
+        swapped = report.swapped
+        self.log.info(
+            "%r is what %s restored. What was live is kept as %r.", source.database, self.dag_id, swapped.kept
+        )
+        self.log.info("To go back: python -m lifeboat undo %s", swapped.kept)
+        return {
+            "database": source.database,
+            "kept": swapped.kept,
+            "swap_seconds": swapped.seconds,
+            "down_seconds": report.down_seconds,
+        }

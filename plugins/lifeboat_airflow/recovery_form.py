@@ -1,0 +1,238 @@
+"""The form of the disaster-recovery DAG: its fields, what they ask for, and its refusal while it is being sent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Param
+
+from lifeboat.errors import LifeboatError, SettingsError
+from lifeboat.presets import services_of
+from lifeboat.recovery.model import Mode, Point, Request
+from lifeboat.recovery.request import check_request
+from lifeboat.settings import Platform, load_platform, platform_path
+from lifeboat_airflow.defaults import repository_field
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+DAG_ID = "disaster_recovery"
+
+
+def recovery_fields(platform: Platform) -> dict[str, Param]:
+    """The form's fields, in the order in which a tired person fills them."""
+    sources = list(platform.names())
+    later: dict[str, Any] = {"section": "Usually left as it is"}
+    services = list(services_of(platform.application)) if platform.application else []
+    return {
+        "mode": Param(
+            str(Mode.ASSESS),
+            type="string",
+            enum=[str(mode) for mode in Mode],
+            title="How far to go",
+            description="`assess` looks and changes nothing. `practice` does every step on scratch targets and touches "
+            "nothing live. `recover` brings the platform back, and asks before it begins and before it replaces "
+            "anything that is alive.",
+        ),
+        "title": Param(
+            "Platform down",
+            type="string",
+            minLength=1,
+            maxLength=200,
+            title="What happened",
+            description="The incident's title, as the status page and the report show it.",
+        ),
+        "began": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title="When it began",
+            description="The clock runs from here. None means now.",
+        ),
+        "point": Param(
+            str(Point.LATEST_PROVEN),
+            type="string",
+            enum=[str(point) for point in Point],
+            title="Back to which point",
+            description="A single moment within archived WAL is not to be had here yet.",
+        ),
+        "as_of": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title="As of",
+            description="For `as of a time`: of every source the newest snapshot that began then or earlier.",
+        ),
+        "snapshots": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string", "pattern": r"^[a-z0-9_-]+/(daily|weekly|monthly)/\d{8}T\d{6}Z-[0-9a-f]{8}$"},
+            title="These snapshots",
+            description="For `these snapshots`: one a line, as `source/tier/id`; other sources get what fits best.",
+        ),
+        "components": Param(
+            sources,
+            type="array",
+            items={"type": "string", "enum": sources},
+            minItems=1,
+            examples=sources,
+            title="What to bring back",
+        ),
+        "repository": repository_field(platform, **later),
+        "targets": Param(
+            None,
+            type=["null", "object"],
+            additionalProperties={"type": "string", "minLength": 1},
+            title="Other targets",
+            description="By source: a connection's id for databases and Redis, an absolute folder for files, such as "
+            '{"receivables": "spare_db", "uploads": "/mnt/new/uploads"}. None means the sources\' own places.',
+            **later,
+        ),
+        "services": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string", "enum": services} if services else {"type": "string"},
+            examples=services,
+            title="Only start these services",
+            description="None means all of them.",
+            **later,
+        ),
+        "drop_replaced": Param(
+            False,
+            type="boolean",
+            title="Drop what was replaced",
+            description="Once the platform is found well. Otherwise a replaced database stays under a dated name, and "
+            "`lifeboat undo` goes back to it.",
+            **later,
+        ),
+        "reason": Param(
+            None, type=["null", "string"], maxLength=2000, title="Why", description="For the report.", **later
+        ),
+        "tell": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string", "format": "email"},
+            title="Whom to tell as well",
+            description="Mail addresses, one a line, beside those of platform.yaml.",
+            **later,
+        ),
+        "incident": Param(
+            None,
+            type=["null", "string"],
+            minLength=1,
+            title="Go on with this incident",
+            description="The id of one that was begun and not ended, here or on a terminal. What is done is not "
+            "repeated; all other fields are taken from it.",
+            **later,
+        ),
+    }
+
+
+def other_point_fields() -> dict[str, Param]:
+    """What a person who is asked to approve may choose instead: one of the two."""
+    return {
+        "as_of": Param(
+            None, type=["null", "string"], format="date-time", title="As of", description="For *Choose another point*."
+        ),
+        "snapshots": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string"},
+            title="These snapshots",
+            description="For *Choose another point*: one a line, as `source/tier/id`.",
+        ),
+    }
+
+
+def request_of(params: Mapping[str, Any], now: datetime) -> Request:
+    """What the form's values ask for. Raises `SettingsError`."""
+    try:
+        return Request(
+            mode=Mode(params["mode"]),
+            began=_moment(params.get("began")) or now,
+            title=params.get("title") or "",
+            reason=params.get("reason") or "",
+            point=Point(params["point"]),
+            as_of=_moment(params.get("as_of")),
+            snapshots=tuple(params.get("snapshots") or ()),
+            components=tuple(params.get("components") or ()),
+            repository=params.get("repository"),
+            targets=dict(params.get("targets") or {}),
+            services=tuple(params.get("services") or ()),
+            drop_replaced=bool(params.get("drop_replaced")),
+            tell=tuple(params.get("tell") or ()),
+        )
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"The form cannot be read: {error}.", hint="Trigger it again.") from None
+
+
+def _moment(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+class FormGuard:
+    """Refuses a form whose fields do not go together while it is being sent: Airflow itself looks at each field alone.
+
+    An ASGI middleware. What cannot be looked at here is let through; the DAG's first task looks once more.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Look at a trigger of the DAG; pass everything else on."""
+        is_trigger = scope["type"] == "http" and scope["method"] == "POST"
+        if not is_trigger or not scope["path"].endswith(f"/api/v2/dags/{DAG_ID}/dagRuns"):
+            await self._app(scope, receive, send)
+            return
+        body = await _body(receive)
+        refusal = _refusal(body)
+        if refusal is not None:
+            answer = json.dumps({"detail": refusal}).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
+            await send({"type": "http.response.start", "status": int(HTTPStatus.BAD_REQUEST), "headers": headers})
+            await send({"type": "http.response.body", "body": answer})
+            return
+        sent = False
+
+        async def again() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, again, send)
+
+
+async def _body(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+def _refusal(body: bytes) -> str | None:
+    """Why a form is refused; None where nothing is wrong with its fields together."""
+    now = datetime.now(UTC)
+    try:
+        platform = load_platform(platform_path(os.environ))
+        values = {name: field.value for name, field in recovery_fields(platform).items()}
+        values |= json.loads(body).get("conf") or {}
+        if not values["incident"]:
+            check_request(platform, request_of(values, now), now)
+    except LifeboatError as error:
+        return str(error)
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return None  # no JSON, or no form: Airflow's own answer says so
+    return None
