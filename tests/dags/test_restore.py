@@ -1,0 +1,282 @@
+"""The restore DAG, run by Airflow against real servers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg.sql
+import pytest
+from airflow.jobs.job import Job
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.taskinstance import TaskInstance
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.utils.session import create_session
+from sqlalchemy import select
+
+from lifeboat.postgres.cluster import TemporaryCluster
+from lifeboat.postgres.connection import PostgresServer
+from lifeboat.postgres.swap import kept_databases
+from lifeboat_airflow.operators.restore import RestoreBesideOperator, RestoreIntoSchemaOperator
+from tests.dags.conftest import Place, RunDag, back_up, dag_bag, result_of, task_context
+from tests.fixtures_postgres import PROGRAMS, Clusters, make_odd_database, new_name
+
+DAG = "restore"
+IN_PLACE = "in place of the live one"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def snapshot(place: Place) -> str:
+    """The label of a snapshot of the database `odd`."""
+    return str(back_up("odd")["snapshot"])
+
+
+@pytest.fixture
+def changed(snapshot: str, postgres: PostgresServer, databases: tuple[str, str]) -> Iterator[str]:
+    """The live database `odd` with a table it did not have in the snapshot; as it was, afterwards."""
+    live = databases[1]
+    with postgres.connect(live) as connection:
+        connection.execute("CREATE TABLE made_since ()")
+    yield live
+    with postgres.connect(live) as connection:
+        connection.execute("DROP TABLE IF EXISTS made_since")
+    with postgres.connect("postgres") as admin:
+        for kept in kept_databases(postgres, live):
+            admin.execute(psycopg.sql.SQL("DROP DATABASE {}").format(psycopg.sql.Identifier(kept.name)))
+
+
+def test_a_snapshot_is_restored_into_a_new_database(
+    snapshot: str, run_dag: RunDag, postgres: PostgresServer, databases: tuple[str, str]
+) -> None:
+    name = new_name("restored by dag")
+
+    run = run_dag(DAG, database="odd", new_database=name)
+
+    assert run.state == "success"
+    result = result_of(run, "restore_new", -1)
+    assert (result["snapshot"], result["database"]) == (snapshot, name)
+    assert tables_of(postgres, name) == tables_of(postgres, databases[1])
+
+
+def test_a_dry_run_restores_nothing(snapshot: str, run_dag: RunDag, postgres: PostgresServer) -> None:
+    before = names_of(postgres)
+
+    run = run_dag(DAG, database="odd", to="nowhere: a dry run")
+
+    assert run.state == "success"
+    assert result_of(run, "verify", -1)["unsealed"]
+    assert names_of(postgres) == before
+
+
+def connection_to(server: PostgresServer) -> str:
+    login = {"login": server.user, "password": server.password}
+    return json.dumps({"conn_type": "postgres", "host": server.host, "port": server.port, **login})
+
+
+def test_a_new_database_is_made_on_another_server_with_its_owners_and_grants(
+    snapshot: str,
+    run_dag: RunDag,
+    monkeypatch: pytest.MonkeyPatch,
+    postgres: PostgresServer,
+    databases: tuple[str, str],
+) -> None:
+    with TemporaryCluster(PROGRAMS[18]) as empty:
+        monkeypatch.setenv("AIRFLOW_CONN_SPARE_DB", connection_to(empty.server))
+        before = names_of(postgres)
+
+        run = run_dag(DAG, database="odd", target="spare_db", new_database="odd")
+
+        assert run.state == "success"
+        result = result_of(run, "restore_new", -1)
+        assert (result["database"], result["server"]) == ("odd", str(empty.server))
+        assert "The role odd_owner was created." in result["notes"]
+        for question in (OWNERS, GRANTS, DATABASE_GRANTS):
+            assert answers(empty.server, "odd", question) == answers(postgres, databases[1], question) != []
+        assert names_of(postgres) == before
+
+
+OWNERS = (
+    "SELECT c.oid::regclass::text, pg_get_userbyid(relowner) FROM pg_class c WHERE relname IN ('invoices', 'secrets')"
+    " ORDER BY 1, 2"
+)
+GRANTS = (
+    "SELECT c.relname, pg_get_userbyid(grantee), privilege_type, is_grantable FROM pg_class c, aclexplode(relacl)"
+    " WHERE relname = 'invoices' ORDER BY 1, 2, 3"
+)
+DATABASE_GRANTS = (
+    "SELECT pg_get_userbyid(datdba), privilege_type, grantee = 0 FROM pg_database, aclexplode(datacl)"
+    " WHERE datname = current_database() ORDER BY 2, 3"
+)
+
+
+def answers(server: PostgresServer, database: str, question: str) -> list[Any]:
+    with server.connect(database) as connection:
+        return connection.execute(question.encode()).fetchall()
+
+
+def test_a_live_database_on_another_server_is_replaced_only_when_that_is_meant(
+    snapshot: str, monkeypatch: pytest.MonkeyPatch, clusters: Clusters, databases: tuple[str, str]
+) -> None:
+    elsewhere, live = clusters.get(18).server, databases[1]
+    make_odd_database(elsewhere, live)
+    before = names_of(elsewhere)
+    monkeypatch.setenv("AIRFLOW_CONN_PLATFORM_DB", connection_to(elsewhere))
+
+    with pytest.raises(AirflowFailException, match="system identifier"):
+        RestoreBesideOperator(task_id="beside", source="odd", snapshot=snapshot).execute(task_context())
+    into_schema = RestoreIntoSchemaOperator(
+        task_id="schema", source="odd", snapshot=snapshot, schema="x", tables=["invoices"]
+    )
+    with pytest.raises(AirflowFailException, match="system identifier"):
+        into_schema.execute(task_context())
+    assert names_of(elsewhere) == before
+
+    meant = RestoreBesideOperator(task_id="beside", source="odd", snapshot=snapshot, other_server=True)
+    assert meant.execute(task_context())["live"] == live
+    assert [str(kept.standing) for kept in kept_databases(elsewhere, live)] == ["ready"]
+
+
+def test_a_live_database_of_another_name_is_refused(
+    place: Place, snapshot: str, postgres: PostgresServer, databases: tuple[str, str]
+) -> None:
+    file = place.folder / "platform.yaml"
+    file.write_text(file.read_text().replace(f"database: {databases[1]}\n", f"database: {databases[0]}\n"))
+
+    with pytest.raises(AirflowFailException, match=f"is of the database '{databases[1]}', not of '{databases[0]}'"):
+        RestoreBesideOperator(task_id="beside", source="odd", snapshot=snapshot).execute(task_context())
+
+
+def test_some_tables_are_restored_into_a_new_schema_of_the_live_database(
+    snapshot: str, run_dag: RunDag, postgres: PostgresServer, databases: tuple[str, str]
+) -> None:
+    live, schema = databases[1], new_name("then")
+    before = tables_of(postgres, live)
+
+    run = run_dag(DAG, database="odd", to="a new schema of the live database", schema=schema, tables=["invoices"])
+
+    assert run.state == "success"
+    assert result_of(run, "restore_schema", -1)["tables"] == {f"{schema}.invoices": 5000}
+    assert tables_of(postgres, live) == before | {(schema, "invoices")}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"to": "a new schema of the live database", "schema": "x"},
+        {"to": "a new schema of the live database", "tables": ["invoices"]},
+        {"to": IN_PLACE, "tables": ["invoices"]},
+        {"to": IN_PLACE, "target": "platform_db"},
+        {"target": "nowhere_db"},
+        {"target": "lifeboat_keys"},
+        {"target": "silent_db"},
+    ],
+    ids=["no tables", "no schema", "tables in place", "target in place", "no connection", "another type", "no server"],
+)
+def test_what_does_not_go_together_is_refused_before_anything(
+    snapshot: str, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SILENT_DB", "postgres://postgres:x@127.0.0.1:1/")
+
+    run = run_dag(DAG, database="odd", **asked)
+
+    assert run.state == "failed"
+    assert {t.task_id for t in run.get_task_instances() if t.state == "failed"} == {"choose"}
+
+
+@pytest.mark.parametrize("answer", ["Approve", "Reject"])
+def test_the_live_database_is_replaced_only_when_a_person_approves(
+    changed: str, run_dag: RunDag, web: Any, postgres: PostgresServer, answer: str
+) -> None:
+    person = threading.Thread(target=answer_with, args=(web, answer))
+    person.start()
+
+    run = run_dag(DAG, database="odd", to=IN_PLACE)
+
+    person.join(timeout=60)
+    assert run.state == "success"
+    states = {t.task_id: t.state for t in run.get_task_instances()}
+    assert states["put_in_place"] == ("success" if answer == "Approve" else "skipped")
+    assert (("app", "made_since") in tables_of(postgres, changed)) is (answer == "Reject")
+    standing = [str(kept.standing) for kept in kept_databases(postgres, changed)]
+    assert standing == (["before"] if answer == "Approve" else ["ready"])
+
+
+def test_an_approval_that_nobody_gives_in_time_fails_the_run_and_the_live_database_is_as_it_was(
+    changed: str, run_dag: RunDag, postgres: PostgresServer
+) -> None:
+    hours = threading.Thread(target=let_twelve_hours_pass)
+    hours.start()
+
+    run = run_dag(DAG, database="odd", to=IN_PLACE)
+
+    hours.join(timeout=60)
+    assert run.state == "failed"
+    states = {t.task_id: t.state for t in run.get_task_instances()}
+    assert (states["approve"], states["put_in_place"]) == ("failed", "upstream_failed")
+    assert ("app", "made_since") in tables_of(postgres, changed)
+    assert [str(kept.standing) for kept in kept_databases(postgres, changed)] == ["ready"]
+
+
+def test_an_approval_is_asked_for_once(place: Place) -> None:
+    approve = dag_bag(DAG).dags[DAG].task_dict["approve"]
+
+    # A retry would ask for another twelve hours, and the run's callbacks would be silent for so long.
+    assert (approve.retries, approve.defaults, approve.fail_on_reject) == (0, None, False)
+
+
+def test_the_snapshot_of_another_database_is_refused(place: Place, snapshot: str, run_dag: RunDag) -> None:
+    run = run_dag(DAG, database="orders", snapshot=snapshot)
+
+    assert run.state == "failed"
+    assert {t.task_id for t in run.get_task_instances() if t.state == "failed"} == {"choose"}
+
+
+def answer_with(web: Any, answer: str) -> None:
+    """What a person does under Required Actions."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        path = f"/api/v2/dags/{DAG}/dagRuns/~/hitlDetails"
+        waiting = web.get(path, params={"state": "awaiting_input"}, headers=web.admin).json()["hitl_details"]
+        for detail in waiting:
+            task = detail["task_instance"]
+            asked = f"/api/v2/dags/{DAG}/dagRuns/{task['dag_run_id']}/taskInstances/approve/-1/hitlDetails"
+            body = {"chosen_options": [answer], "params_input": {}}
+            if web.patch(asked, json=body, headers=web.admin).status_code == 200:
+                return
+        time.sleep(0.3)
+
+
+def let_twelve_hours_pass() -> None:
+    """What the scheduler does with an approval whose time is over: it looks at every one every few seconds."""
+    runner = SchedulerJobRunner(job=Job())
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with create_session() as session:
+            waiting = session.scalars(
+                select(TaskInstance).where(TaskInstance.dag_id == DAG, TaskInstance.state == "awaiting_input")
+            ).all()
+            for task in waiting:
+                left = task.trigger_timeout - datetime.now(UTC)
+                assert timedelta(hours=11) < left <= timedelta(hours=12)
+                task.trigger_timeout -= timedelta(hours=12)
+        if waiting:
+            runner.check_awaiting_input_timeouts()
+            return
+        time.sleep(0.3)
+
+
+def tables_of(server: PostgresServer, database: str) -> set[tuple[str, str]]:
+    with server.connect(database) as connection:
+        rows = connection.execute("SELECT schemaname, tablename FROM pg_tables WHERE schemaname !~ '^pg_|^information'")
+        return set(rows.fetchall())
+
+
+def names_of(server: PostgresServer) -> set[str]:
+    with server.connect("postgres") as connection:
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}

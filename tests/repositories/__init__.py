@@ -1,0 +1,1 @@
+"""Repositories, held to their contract on real servers."""
