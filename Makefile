@@ -63,9 +63,10 @@ lint: setup ## Check format, style and types
 	$(BIN)/mypy include plugins/lifeboat_airflow plugins/lifeboat_plugin.py
 
 .PHONY: bench
-bench: setup ## Measure Lifeboat beside other tools, and write docs/benchmark.md and docs/benchmark-files.md
+bench: setup ## Measure Lifeboat beside other tools, and write docs/benchmark*.md
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.files
+	$(BIN)/python -m bench.keeping
 
 .PHONY: format
 format: setup ## Put every file into the project's format

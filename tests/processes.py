@@ -12,8 +12,9 @@ from pathlib import Path
 
 def children_of(process: int, program: str = "") -> list[int]:
     """The processes a process has started, by any of its threads; only those that run `program` when it is named."""
-    tasks = Path(f"/proc/{process}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in read_text(task).split()]
+    # Not from /proc/<process>/task/*/children, which leaves some out while others end: proc_tid_children(5).
+    everyone = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    children = [one for one in everyone if parent_of(one) == process]
     return [child for child in children if Path(program_of(child)).name == program] if program else children
 
 
@@ -36,6 +37,12 @@ def kill_with_descendants(process: int) -> None:
     for one in doomed:
         with suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
+
+
+def parent_of(process: int) -> int:
+    """The process that started this one; 0 when it has ended."""
+    fields = read_text(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
+    return int(fields[1]) if fields else 0
 
 
 def program_of(process: int) -> str:

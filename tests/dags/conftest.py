@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from tests.dags.airflow_home import ROOT
 from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db  # isort: skip
 from airflow.models.dagbundle import DagBundleModel  # isort: skip
 from airflow.models.pool import Pool  # isort: skip
+from airflow.sdk.definitions import dag as dag_module  # isort: skip
 from airflow.utils import db  # isort: skip
 from airflow.utils.session import create_session  # isort: skip
 
@@ -186,6 +188,21 @@ def redis_connection(running: Running, password: str) -> str:
 
 
 RunDag = Callable[..., Any]
+
+AT_WORK = threading.Lock()
+"""Held while `DAG.test()` runs a task. It writes the task's state once more afterwards: what a person or the scheduler
+did meanwhile to a question would be lost, and the run would wait for ever. Airflow's own processes do not do so."""
+
+
+@pytest.fixture(autouse=True)
+def _answers_wait_for_the_end_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_task = dag_module._run_task
+
+    def run_alone(**arguments: Any) -> Any:
+        with AT_WORK:
+            return run_task(**arguments)
+
+    monkeypatch.setattr(dag_module, "_run_task", run_alone)
 
 
 @pytest.fixture

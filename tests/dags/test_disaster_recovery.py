@@ -25,7 +25,7 @@ from lifeboat.recovery.journal import Journal, incidents, new_incident
 from lifeboat.recovery.model import Mode, Outcome, Request
 from lifeboat_airflow.operators.base import LifeboatOperator
 from lifeboat_airflow.operators.recovery import AskOperator, AskToReplaceOperator
-from tests.dags.conftest import Place, RunDag, back_up, parsed, result_of
+from tests.dags.conftest import AT_WORK, Place, RunDag, back_up, parsed, result_of
 from tests.dags.test_restore import names_of, tables_of
 
 DAG = "disaster_recovery"
@@ -320,11 +320,10 @@ def send(web: Any, answer: Answer) -> int:
         waiting = web.get(path, params={"state": "awaiting_input"}, headers=web.admin).json()["hitl_details"]
         for task in (detail["task_instance"] for detail in waiting):
             if task["task_id"] == answer.task:
-                # An answer that comes while the process that asks is still ending can be lost; no person is so quick.
-                time.sleep(2)
                 asked = f"/api/v2/dags/{DAG}/dagRuns/{task['dag_run_id']}/taskInstances/{answer.task}/-1/hitlDetails"
                 body = {"chosen_options": [answer.option], "params_input": dict(answer.values)}
-                return int(web.patch(asked, json=body, headers=web.admin).status_code)
+                with AT_WORK:
+                    return int(web.patch(asked, json=body, headers=web.admin).status_code)
         time.sleep(0.3)
     return 0
 
@@ -334,16 +333,17 @@ def let_the_time_pass() -> None:
     runner = SchedulerJobRunner(job=Job())
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with create_session() as session:
-            query = select(TaskInstance).where(TaskInstance.dag_id == DAG, TaskInstance.state == "awaiting_input")
-            waiting = session.scalars(query).all()
-            for task in waiting:
-                left = task.trigger_timeout - datetime.now(UTC)
-                assert timedelta(minutes=59) < left <= timedelta(minutes=60)
-                task.trigger_timeout -= timedelta(hours=1)
-        if waiting:
-            runner.check_awaiting_input_timeouts()
-            return
+        with AT_WORK:
+            with create_session() as session:
+                query = select(TaskInstance).where(TaskInstance.dag_id == DAG, TaskInstance.state == "awaiting_input")
+                waiting = session.scalars(query).all()
+                for task in waiting:
+                    left = task.trigger_timeout - datetime.now(UTC)
+                    assert timedelta(minutes=59) < left <= timedelta(minutes=60)
+                    task.trigger_timeout -= timedelta(hours=1)
+            if waiting:
+                runner.check_awaiting_input_timeouts()
+                return
         time.sleep(0.3)
 
 

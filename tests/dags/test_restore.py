@@ -22,7 +22,7 @@ from lifeboat.postgres.cluster import TemporaryCluster
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.swap import kept_databases
 from lifeboat_airflow.operators.restore import RestoreBesideOperator, RestoreIntoSchemaOperator
-from tests.dags.conftest import Place, RunDag, back_up, dag_bag, result_of, task_context
+from tests.dags.conftest import AT_WORK, Place, RunDag, back_up, dag_bag, result_of, task_context
 from tests.fixtures_postgres import PROGRAMS, Clusters, make_odd_database, new_name
 
 DAG = "restore"
@@ -247,8 +247,9 @@ def answer_with(web: Any, answer: str) -> None:
             task = detail["task_instance"]
             asked = f"/api/v2/dags/{DAG}/dagRuns/{task['dag_run_id']}/taskInstances/approve/-1/hitlDetails"
             body = {"chosen_options": [answer], "params_input": {}}
-            if web.patch(asked, json=body, headers=web.admin).status_code == 200:
-                return
+            with AT_WORK:
+                if web.patch(asked, json=body, headers=web.admin).status_code == 200:
+                    return
         time.sleep(0.3)
 
 
@@ -257,17 +258,18 @@ def let_twelve_hours_pass() -> None:
     runner = SchedulerJobRunner(job=Job())
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with create_session() as session:
-            waiting = session.scalars(
-                select(TaskInstance).where(TaskInstance.dag_id == DAG, TaskInstance.state == "awaiting_input")
-            ).all()
-            for task in waiting:
-                left = task.trigger_timeout - datetime.now(UTC)
-                assert timedelta(hours=11) < left <= timedelta(hours=12)
-                task.trigger_timeout -= timedelta(hours=12)
-        if waiting:
-            runner.check_awaiting_input_timeouts()
-            return
+        with AT_WORK:
+            with create_session() as session:
+                waiting = session.scalars(
+                    select(TaskInstance).where(TaskInstance.dag_id == DAG, TaskInstance.state == "awaiting_input")
+                ).all()
+                for task in waiting:
+                    left = task.trigger_timeout - datetime.now(UTC)
+                    assert timedelta(hours=11) < left <= timedelta(hours=12)
+                    task.trigger_timeout -= timedelta(hours=12)
+            if waiting:
+                runner.check_awaiting_input_timeouts()
+                return
         time.sleep(0.3)
 
 
