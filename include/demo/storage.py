@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import http.client
+import itertools
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from lifeboat.redis_source.programs import find_redis
 AZURITE_LOCK = Path(__file__).parent / "azurite"
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 LOOPBACK = "127.0.0.1"
+PORTS_OF_A_PROCESS = 200
 
 
 class ServerFailed(RuntimeError):
@@ -218,16 +221,36 @@ def running(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, below those the kernel gives to outgoing connections."""
+    """Ports nobody listens on, below those the kernel gives to outgoing connections.
+
+    No other process is given them, and this one not again soon: between here and the server's start nobody takes one.
+    """
     with contextlib.ExitStack() as held:
         ports: list[int] = []
         while len(ports) < count:
-            listener = held.enter_context(socket.socket())
-            port = random.randrange(15000, 32000)
+            listener, port = held.enter_context(socket.socket()), next(_own_ports(os.getpid()))
+            # As servers do: connections that have just ended do not matter.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 listener.bind((LOOPBACK, port))
                 ports.append(port)
         return ports
+
+
+@cache
+def _own_ports(_process: int) -> Iterator[int]:
+    """The ports of the first range that no other process has locked, over and over."""
+    folder = Path(tempfile.gettempdir()) / f"lifeboat-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for first in range(15000, 32000, PORTS_OF_A_PROCESS):
+        lock = os.open(folder / str(first), os.O_CREAT | os.O_RDWR, 0o600)  # held until this process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        return itertools.cycle(range(first, first + PORTS_OF_A_PROCESS))
+    raise ServerFailed(f"Every range of ports is taken. Remedy: end the processes that hold the files in {folder}.")
 
 
 def program(name: str) -> str:
