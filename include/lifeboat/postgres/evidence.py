@@ -20,7 +20,7 @@ class TableEvidence:
     """A table's rows, its own and not its partitions', and where it was asked for a digest of their content.
 
     `artifact` is the one that holds them. `moves_in` is the partitioned table, by schema and name, of which a restore
-    may put a row into any partition; see docs/adr/0025.
+    may put a row into any partition; see docs/adr/0024.
     """
 
     schema: str
