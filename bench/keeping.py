@@ -9,6 +9,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.keeping.calendar import live_through
+from tests.keeping.many import many_snapshots, opened
+from tests.keeping.worlds import DAY, FULL, START, copy_of
+
 from demo.storage import seaweedfs
 from lifeboat.connections import Connection
 from lifeboat.inventory import take_inventory
@@ -16,9 +20,6 @@ from lifeboat.provider_clients import s3_client
 from lifeboat.repositories.s3 import S3Repository
 from lifeboat.retention import Policy, plan_retention
 from lifeboat.vault import Member
-from tests.keeping.calendar import live_through
-from tests.keeping.many import many_snapshots, opened
-from tests.keeping.worlds import DAY, FULL, START, copy_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BUCKET = "bench"
