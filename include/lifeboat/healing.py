@@ -206,7 +206,7 @@ class _Mender:
         progress = self._progress
         hear = (lambda count: progress(heard_as, count)) if progress and heard_as else None
         chunks = iter(Meter(read_stored([repository], one.key, one.size, one.sha256), hear))
-        return self._vault.throttle(chunks) if self._vault.throttle else chunks
+        return self._vault.throttled(chunks)
 
 
 def _objects(snapshot: Snapshot) -> Iterator[_Stored]:

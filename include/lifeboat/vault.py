@@ -303,6 +303,10 @@ class Vault:
             copied[name] = copied.get(name, ()) + what
         return Replication(replicated, copied, {**lacking, **added.lacking})
 
+    def throttled(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """A stream on its way from one repository to another, no faster than `throttle` allows."""
+        return self.throttle(chunks) if self.throttle else chunks
+
     def replicate_additions(self, snapshot: Snapshot) -> Replication:
         """Copy to every repository that has a snapshot the attestations and rewrapped keys that others have of it.
 
@@ -572,7 +576,7 @@ class Vault:
             hear = progress and _about(progress, f"{member.name}: {artifact.name}")
             chunks = iter(Meter(self.read_sealed(snapshot, artifact), hear))
             try:
-                put_into(member, key, snapshot.tier)(self.throttle(chunks) if self.throttle else chunks)
+                put_into(member, key, snapshot.tier)(self.throttled(chunks))
                 copied.append(artifact.name)
             except ObjectExists:
                 # Left by an attempt that failed on a later artifact; good only if it is what the manifest says.
@@ -600,9 +604,9 @@ class Vault:
         others = Snapshot(manifest, snapshot.tier, tuple(n for n in snapshot.repositories if n != member.name))
         for pack in lacking_packs(member.repository, manifest.source, manifest.packs):
             hear = progress and _about(progress, f"{member.name}: pack {pack.id}")
-            chunks = Meter(self.packs_of(others).sealed(pack), hear)
+            chunks = iter(Meter(self.packs_of(others).sealed(pack), hear))
             with suppress(ObjectExists):  # put there meanwhile
-                put_pack_into(member, pack_key(manifest.source, pack.id))(iter(chunks))
+                put_pack_into(member, pack_key(manifest.source, pack.id))(self.throttled(chunks))
                 yield f"pack {pack.id}"
 
     def _manifest_envelope(self, snapshot: Snapshot, key: str) -> bytes:

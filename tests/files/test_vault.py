@@ -19,6 +19,7 @@ from lifeboat.manifest import Manifest
 from lifeboat.packs import pack_key
 from lifeboat.repositories.memory import MemoryRepository
 from lifeboat.snapshot import Tier, artifact_key, manifest_key
+from lifeboat.streams import Throttle
 from lifeboat.thawing import thaw_state
 from lifeboat.vault import Snapshot, Vault, Verification
 from tests.core.storage_faults import FailingRepository
@@ -131,6 +132,21 @@ def test_replicating_copies_the_packs_that_are_missing(
     alone = vault_of(local)
     restore_tree(alone, alone.find("uploads"), tmp_path / "restored").raise_faults()
     assert picture(tmp_path / "restored") == picture(tree.root)
+
+
+def test_replicating_packs_keeps_to_the_bytes_a_second_that_are_set(
+    tmp_path: Path, primary: MemoryRepository, local: MemoryRepository
+) -> None:
+    tree = Tree(tmp_path, primary)
+    fill(tree.root)
+    tree.back_up()
+    vault, slept = vault_of(primary, local), list[float]()
+    vault.throttle = Throttle(100, clock=lambda: sum(slept), sleep=slept.append)
+
+    done = vault.replicate(vault.find("uploads"))
+
+    # The index comes last, and waits for the packs before it.
+    assert sum(slept) >= sum(pack.sealed_size for pack in done.snapshot.manifest.packs) / 100
 
 
 def test_replicating_puts_a_lost_pack_back(tmp_path: Path, primary: MemoryRepository, local: MemoryRepository) -> None:
