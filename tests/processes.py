@@ -12,19 +12,34 @@ from pathlib import Path
 
 def children_of(process: int, program: str = "") -> list[int]:
     """The processes a process has started, by any of its threads; only those that run `program` when it is named."""
-    # Not from /proc/<process>/task/*/children, which leaves some out while others end: proc_tid_children(5).
-    everyone = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    children = [one for one in everyone if parent_of(one) == process]
-    return [child for child in children if Path(program_of(child)).name == program] if program else children
+    return _running(_families().get(process, []), program)
 
 
 def descendants_of(process: int, program: str = "") -> list[int]:
     """The processes a process has started, what those have started, and so on; chosen as by `children_of`."""
-    found, left = [], children_of(process)
+    families, found, left = _families(), list[int](), [process]
     while left:
-        found.append(left.pop())
-        left += children_of(found[-1])
-    return [one for one in found if Path(program_of(one)).name == program] if program else found
+        found += families.get(left[0], [])
+        left += families.get(left.pop(0), [])
+    return _running(found, program)
+
+
+def _families() -> dict[int, list[int]]:
+    """The children of every process that has some.
+
+    Not from /proc/<process>/task/<thread>/children, which leaves some out while others end: proc_tid_children(5).
+    """
+    families: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (stat := read_text(entry / "stat")):
+            parent = int(stat.rpartition(")")[2].split()[1])
+            families.setdefault(parent, []).append(int(entry.name))
+    return families
+
+
+def _running(processes: list[int], program: str) -> list[int]:
+    """Those that run a program, or all when none is named."""
+    return [one for one in processes if Path(program_of(one)).name == program] if program else processes
 
 
 def kill_with_descendants(process: int) -> None:
@@ -37,12 +52,6 @@ def kill_with_descendants(process: int) -> None:
     for one in doomed:
         with suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
-
-
-def parent_of(process: int) -> int:
-    """The process that started this one; 0 when it has ended."""
-    fields = read_text(Path(f"/proc/{process}/stat")).rpartition(")")[2].split()
-    return int(fields[1]) if fields else 0
 
 
 def program_of(process: int) -> str:
@@ -58,6 +67,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def read_text(path: Path) -> str:
+    """What a file holds; nothing when it, or the process it tells of, is gone."""
     try:
         return path.read_text()
     except (FileNotFoundError, ProcessLookupError):
