@@ -27,6 +27,9 @@ from tests.recovery.disaster import SOURCES, Doomed, differences, doomed, receiv
 pytestmark = LIVE
 
 DAG = "disaster_recovery"
+INVOICES = 10_000
+"""So many that Airflow can be killed while their restore is at work."""
+
 FORM = {
     "mode": "recover",
     "title": "The data centre has burnt down",
@@ -79,7 +82,7 @@ def ashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ashes]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(airflows_environment())
         told = stack.enter_context(receivers())
-        platform = stack.enter_context(doomed(tmp_path, told))
+        platform = stack.enter_context(doomed(tmp_path, told, invoices=INVOICES))
         with platform.platform.postgres.connect("postgres") as admin:
             admin.execute("CREATE DATABASE airflow")
         platform.back_up()
