@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from typing import TypedDict
 
 from lifeboat.children import Children, feed
 from lifeboat.configuration import archive
@@ -91,6 +92,16 @@ def back_up_database(
     writer("evidence", [dump.evidence.to_json()], media_type=EVIDENCE_MEDIA_TYPE)
     snapshot = writer.commit(_facts(source, selection, dump))
     return BackupOutcome(snapshot, False, lacking(vault, snapshot, writer.failures))
+
+
+class RestoreOptions(TypedDict, total=False):
+    """How `restore_snapshot` is to go about it, as whatever restores by it hands on."""
+
+    repository: str | None
+    jobs: int | None
+    progress: Progress | None
+    children: Children | None
+    report: Report | None
 
 
 def restore_snapshot(

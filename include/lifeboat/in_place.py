@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Unpack
 
-from lifeboat.backup import read_evidence, restore_snapshot
+from lifeboat.backup import RestoreOptions, read_evidence, restore_snapshot
 from lifeboat.children import Children, run
 from lifeboat.errors import LifeboatError, RestoreFailed
 from lifeboat.postgres.connection import PostgresServer
@@ -33,7 +34,7 @@ from lifeboat.postgres.swap import (
 from lifeboat.postgres.tables import ReplacedRows, Table, check_replacing, replace_rows
 from lifeboat.postgres.unfinished import name_beside
 from lifeboat.progress import Report
-from lifeboat.vault import Progress, Snapshot, Vault
+from lifeboat.vault import Snapshot, Vault
 
 Smoke = Callable[[PostgresServer, str], Sequence[str]]
 """Asks a database questions, and returns a sentence for every wrong answer."""
@@ -84,11 +85,7 @@ def restore_in_place(
     application: Application | None = None,
     smoke: Smoke | None = None,
     other_server: bool = False,
-    repository: str | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-    children: Children | None = None,
-    report: Report | None = None,
+    **how: Unpack[RestoreOptions],
 ) -> InPlaceReport:
     """Restore a snapshot beside `live`, compare and check it, and put it in place while the application is stopped.
 
@@ -107,11 +104,7 @@ def restore_in_place(
         now=now,
         smoke=smoke,
         other_server=other_server,
-        repository=repository,
-        jobs=jobs,
-        progress=progress,
-        children=children,
-        report=report,
+        **how,
     )
     return _put_in_place(
         server,
@@ -119,7 +112,7 @@ def restore_in_place(
         beside.database,
         now=now + timedelta(seconds=time.monotonic() - began),
         application=application,
-        tell=report or (lambda _: None),
+        tell=_teller(how),
         restored=beside.restored,
         remarks=beside.remarks,
     )
@@ -136,21 +129,17 @@ def restore_beside(
     smoke: Smoke | None = None,
     other_server: bool = False,
     may_be_absent: bool = False,
-    repository: str | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-    children: Children | None = None,
-    report: Report | None = None,
+    **how: Unpack[RestoreOptions],
 ) -> Beside:
     """The first half: a database beside `live`, compared, checked, and named as ready; `undo_in_place` is the second.
 
     `live` is not touched; with `may_be_absent`, it need not be there. Raises as `restore_in_place`.
     """
-    tell = report or (lambda _: None)
+    tell = _teller(how)
     remarks = check_target(
         server,
         live,
-        read_evidence(vault, snapshot, repository=repository),
+        read_evidence(vault, snapshot, repository=how.get("repository")),
         other_server=other_server,
         may_be_absent=may_be_absent,
     )
@@ -158,18 +147,7 @@ def restore_beside(
     remarks += tuple(
         f"{kept.name!r} is still there, {_MEANINGS[kept.standing]}." for kept in kept_databases(server, live)
     )
-    restored = restore_snapshot(
-        vault,
-        snapshot,
-        server,
-        beside,
-        installed=installed,
-        repository=repository,
-        jobs=jobs,
-        progress=progress,
-        children=children,
-        report=report,
-    )
+    restored = restore_snapshot(vault, snapshot, server, beside, installed=installed, **how)
     with removed_on_failure(server, beside):
         _check(server, beside, smoke, tell)
         return Beside(make_ready(server, live, beside, now=now), restored, remarks)
@@ -186,11 +164,7 @@ def restore_rows_in_place(
     installed: Sequence[Programs],
     now: datetime,
     other_server: bool = False,
-    repository: str | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-    children: Children | None = None,
-    report: Report | None = None,
+    **how: Unpack[RestoreOptions],
 ) -> ReplacedRows:
     """Replace all rows of some tables of `live`, named `name` or `schema.name`, by those they had in a snapshot.
 
@@ -198,10 +172,8 @@ def restore_rows_in_place(
     `restore_snapshot` and `replace_rows`; then nothing in `live` has changed. May be repeated.
     """
     check_replacing(live, replace_live_rows=replace_live_rows)
-    tell = report or (lambda _: None)
-    for remark in check_target(
-        server, live, read_evidence(vault, snapshot, repository=repository), other_server=other_server
-    ):
+    tell, evidence = _teller(how), read_evidence(vault, snapshot, repository=how.get("repository"))
+    for remark in check_target(server, live, evidence, other_server=other_server):
         tell(remark)
     beside = name_beside(server, live, now, tell)
     restored = restore_snapshot(
@@ -211,12 +183,8 @@ def restore_rows_in_place(
         beside,
         installed=installed,
         selection=Selection(tuple(tables)),
-        repository=repository,
-        jobs=jobs,
         statistics=False,
-        progress=progress,
-        children=children,
-        report=report,
+        **how,
     )
     with temporary(server, beside):
         found = _found(server, beside, tables)
@@ -271,6 +239,10 @@ def _put_in_place(
         ) from error
     down = round(time.monotonic() - began, 3)
     return InPlaceReport(swapped, down, restored, remarks + swapped.notes)
+
+
+def _teller(how: RestoreOptions) -> Report:
+    return how.get("report") or (lambda _: None)
 
 
 def _found(server: PostgresServer, side: str, names: Sequence[str]) -> tuple[Table, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Unpack
 
-from lifeboat.backup import read_evidence, restore_snapshot
-from lifeboat.children import Children
+from lifeboat.backup import RestoreOptions, read_evidence, restore_snapshot
 from lifeboat.errors import SettingsError
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.programs import Programs
@@ -16,8 +16,7 @@ from lifeboat.postgres.selection import Selection
 from lifeboat.postgres.side_schema import SideSchema, check_schema_free, copy_into_schema
 from lifeboat.postgres.swap import check_target
 from lifeboat.postgres.unfinished import name_beside
-from lifeboat.progress import Report
-from lifeboat.vault import Progress, Snapshot, Vault
+from lifeboat.vault import Snapshot, Vault
 
 
 def restore_into_schema(
@@ -31,11 +30,7 @@ def restore_into_schema(
     installed: Sequence[Programs],
     now: datetime,
     other_server: bool = False,
-    repository: str | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-    children: Children | None = None,
-    report: Report | None = None,
+    **how: Unpack[RestoreOptions],
 ) -> SideSchema:
     """Restore some tables, named `name` or `schema.name`, beside `live`, compare them, and copy them into its new
     `schema`. What `live` has is not touched, and the database made for that is removed at the end.
@@ -44,7 +39,8 @@ def restore_into_schema(
     """
     if not tables:
         raise SettingsError("Which tables are wanted in the new schema was not said.", hint="Name them: `tables`.")
-    tell, evidence = report or (lambda _: None), read_evidence(vault, snapshot, repository=repository)
+    tell = how.get("report") or (lambda _: None)
+    evidence = read_evidence(vault, snapshot, repository=how.get("repository"))
     for remark in check_target(server, live, evidence, other_server=other_server, added_to=True):
         tell(remark)
     check_schema_free(server, live, schema)
@@ -56,13 +52,9 @@ def restore_into_schema(
         side,
         installed=installed,
         selection=Selection(tuple(tables)),
-        repository=repository,
-        jobs=jobs,
         statistics=False,
-        progress=progress,
-        children=children,
-        report=report,
+        **how,
     )
     with temporary(server, side):
-        made = copy_into_schema(server, live, side, schema, installed=installed, children=children)
+        made = copy_into_schema(server, live, side, schema, installed=installed, children=how.get("children"))
     return replace(made, notes=(*restored.notes, *made.notes), damaged=restored.damaged)
