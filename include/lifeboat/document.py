@@ -118,15 +118,20 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_<>\[\]|#&])", r"\\\1", " ".join(text.split()))
 
 
+def _marked_up(text: str) -> str:
+    """A text that HTML shows as it is, but for what stands between backticks: that is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def _html(part: Part) -> str:
     if isinstance(part, Heading):
         kind = ' class="page"' if part.new_page else ""
         return f"<h{part.level}{kind}>{escape(part.text)}</h{part.level}>"
     if isinstance(part, Paragraph):
         kind = "" if part.good is None else f' class="{"good" if part.good else "bad"}"'
-        return f"<p{kind}>{escape(part.text)}</p>"
+        return f"<p{kind}>{_marked_up(part.text)}</p>"
     if isinstance(part, Items):
-        return f"<ul>\n{''.join(f'<li>{escape(text)}</li>' for text in part.texts)}\n</ul>"
+        return f"<ul>\n{''.join(f'<li>{_marked_up(text)}</li>' for text in part.texts)}\n</ul>"
     if isinstance(part, Code):
         return f"<pre>{escape(part.text.rstrip())}</pre>"
     head = "".join(f"<th>{escape(heading)}</th>" for heading in part.headings)
@@ -138,7 +143,7 @@ def _cell(text: str) -> str:
     kind = _KINDS.get(text.partition(":")[0], "")
     if any(len(word) > LONG_WORD for word in text.split()):
         kind += " long"
-    return f'<td class="{kind.strip()}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+    return f'<td class="{kind.strip()}">{_marked_up(text)}</td>' if kind else f"<td>{_marked_up(text)}</td>"
 
 
 _KINDS = dict.fromkeys(("passed", "met", "done"), "good") | dict.fromkeys(("FAILED", "MISSED", "failed"), "bad")
@@ -148,7 +153,7 @@ _STYLE = (
     "table{border-collapse:collapse;margin:1em 0}th,td{text-align:left;vertical-align:top;padding:.25em .9em .25em 0;"
     "border-bottom:1px solid #ddd;overflow-wrap:break-word}.good{color:#146c2e}.bad{color:#b3261e;font-weight:600}"
     "p.good{font-weight:600}.long{overflow-wrap:anywhere;min-width:9em}"
-    "pre{background:#f4f4f4;padding:.6em .9em;white-space:pre-wrap;overflow-wrap:anywhere}"
+    "pre,code{background:#f4f4f4}pre{padding:.6em .9em;white-space:pre-wrap;overflow-wrap:anywhere}"
     "@media print{@page{size:A4;margin:18mm 16mm}body{font-size:11pt;margin:0;max-width:none}"
     "h1,h2,h3{break-after:avoid}h2.page{break-before:page}tr,pre,p{break-inside:avoid}pre{border:1px solid #bbb}}"
 )

@@ -69,6 +69,7 @@ def test_the_page_says_the_same_and_stands_alone() -> None:
     assert page.startswith("<!DOCTYPE html>")
     assert "<title>Incident report: The server room is under water</title>" in page
     assert '<td class="good">met</td>' in page
+    assert "<code>lifeboat prove uploads</code> makes sure of the next one." in page
     assert "http" not in page.replace("http-equiv", "")
 
 
@@ -226,7 +227,10 @@ def test_nothing_secret_is_in_the_report(world: World) -> None:
 
 
 def test_what_stands_in_a_page_is_no_markup() -> None:
-    told = story(request=replace(REQUEST, title="<script>alert(1)</script>"))
+    told = story(
+        entry(21, "migrate", Outcome.FAILED, "It said `<script>alert(2)</script>`."),
+        request=replace(REQUEST, title="<script>alert(1)</script>"),
+    )
 
     assert "<script>" not in html_report(told, WELL)
 
