@@ -43,8 +43,12 @@ notify:
 TAKES_UP = {
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
 }
-"""How soon Airflow takes up what a scheduler or a worker that died has left; docker-compose.yaml says the same."""
+"""How soon Airflow takes up what a scheduler or a worker that died has left, and sees that a task's process has ended.
+
+docker-compose.yaml says the same.
+"""
 
 
 @dataclass(frozen=True)

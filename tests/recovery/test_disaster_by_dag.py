@@ -68,8 +68,8 @@ class Ashes:
             until(lambda: self.tasks(run).get(task) in ("awaiting_input", *ended), 180)
             if self.tasks(run)[task] in ended:
                 break
-            # Airflow cuts the task short when the answer comes before the process that asks is gone: then it is tried
-            # again, and asks again where the answer was lost. No person is so quick, but a busy machine is so slow.
+            # Airflow cuts the task short when the answer comes before it has seen the end of the process that asks:
+            # then it is tried again, and asks again where the answer was lost. That takes it some seconds.
             time.sleep(5)
             self.live.airflow.request("PATCH", path, json={"chosen_options": [option], "params_input": {}})
             until(lambda: self.tasks(run)[task] in ("up_for_retry", *ended), 180)
