@@ -325,7 +325,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 def _ask(url: str, cookie: str = "", body: bytes | None = None) -> tuple[int, bytes, Mapping[str, str]]:
     """Status, body and headers of an answer; status 0 when there is none."""
-    request = urllib.request.Request(url, data=body, headers={"Cookie": cookie} if cookie else {})  # noqa: S310 - http
+    request = urllib.request.Request(url, data=body, headers={"Cookie": cookie} if cookie else {})  # noqa: S310 - http to itself, on loopback
     try:
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=SECONDS) as answer:
             return answer.status, answer.read(), dict(answer.headers)

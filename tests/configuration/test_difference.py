@@ -231,7 +231,7 @@ def as_env(document: dict[str, Any]) -> str:
 
 def as_ini(document: dict[str, Any]) -> str:
     parser = configparser.RawConfigParser()
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # its documented use
     parser.read_dict({"main": {key: json.dumps(value).strip('"') for key, value in document.items()}})
     with io.StringIO() as out:
         parser.write(out)

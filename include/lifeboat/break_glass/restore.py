@@ -1104,7 +1104,7 @@ def unpack(chunks: Iterator[bytes], folder: Path, paths: Sequence[str]) -> int:
     stream, files = Reader(chunks), 0
     wanted = [path.strip("/") for path in paths]
     try:
-        with tarfile.open(  # type: ignore[call-overload]
+        with tarfile.open(  # type: ignore[call-overload]  # of a file it needs only `read`
             fileobj=TarStream(stream), mode="r|", encoding="utf-8", errors="surrogateescape"
         ) as tar:
             for member in tar:
@@ -1315,7 +1315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no unfinished plaintext is left
     options = parser().parse_args(arguments)
-    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # a real stream here
     try:
         options.run(options)
         sys.stdout.flush()

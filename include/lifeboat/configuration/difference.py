@@ -215,7 +215,7 @@ _ENV_LINE = re.compile(
 
 def _read_ini(data: bytes) -> dict[str, Any]:
     parser = configparser.RawConfigParser(strict=False, default_section="\0")
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # its documented use
     text = data.decode()
     parser.read_string(text if text.lstrip().startswith(("[", "#", ";")) else f"[-]\n{text}")
     return {section: dict(parser.items(section)) for section in parser.sections()}
