@@ -1,12 +1,12 @@
-"""Statistics are gathered beside the indexes, of everything, and never at a restore's cost."""
+"""Statistics are gathered of everything, and of nothing twice without need."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
 
+from lifeboat.children import Children
 from lifeboat.postgres.analysis import Analysis
 from lifeboat.postgres.connection import Connection, PostgresServer
 from tests.fixtures_postgres import Clusters, new_name
@@ -46,12 +46,24 @@ def analysed(connection: Connection) -> set[str]:
     return {name for (name,) in connection.execute("SELECT DISTINCT tablename FROM pg_stats WHERE schemaname='public'")}
 
 
-def test_everything_has_statistics_after_it_was_analysed_beside_and_completed(
-    server: PostgresServer, database: str
-) -> None:
-    analysis = Analysis(server, database, 2)
+@pytest.fixture
+def analysis(server: PostgresServer, database: str) -> Analysis:
+    return Analysis(server, database, 2, {"lock_timeout": "0"}, Children())
 
-    with analysis.beside(), server.connect(database) as connection:
+
+def calls(connection: Connection) -> dict[str, int]:
+    """How often each table was analysed."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    return dict(connection.execute("SELECT relname, analyze_count FROM pg_stat_user_tables").fetchall())
+
+
+def test_everything_has_statistics_after_it_was_analysed_in_shares_and_completed(
+    server: PostgresServer, database: str, analysis: Analysis
+) -> None:
+    for share in analysis.shares():
+        share()
+    with server.connect(database) as connection:
+        assert analysed(connection) == {"plain", "tree", "leaf"}
         connection.execute("CREATE INDEX by_name ON plain (lower(name))")
         connection.execute("CREATE MATERIALIZED VIEW totals AS SELECT count(*) FROM plain")
     analysis.complete()
@@ -60,19 +72,26 @@ def test_everything_has_statistics_after_it_was_analysed_beside_and_completed(
         assert analysed(connection) == {"plain", "tree", "leaf", "by_name", "totals"}
 
 
-def test_a_table_in_use_is_stepped_back_from_and_analysed_later(server: PostgresServer, database: str) -> None:
-    analysis = Analysis(server, database, 2)
-
-    with server.connect(database, autocommit=False) as holder:
-        holder.execute("LOCK TABLE plain IN ACCESS EXCLUSIVE MODE")
-        with analysis.beside(), server.connect(database) as connection:
-            while "leaf" not in analysed(connection):  # what is free is analysed meanwhile
-                threading.Event().wait(0.05)
-        holder.execute("CREATE INDEX by_number ON plain (n)")
-        holder.commit()
+def test_only_what_has_got_more_to_be_analysed_is_analysed_again(
+    server: PostgresServer, database: str, analysis: Analysis
+) -> None:
+    analysis.complete()
     with server.connect(database) as connection:
-        assert "plain" not in analysed(connection)
+        connection.execute("CREATE INDEX by_number ON leaf (n)")
+        connection.execute("CREATE STATISTICS together ON n, name FROM plain")
+    analysis.complete()
     analysis.complete()
 
     with server.connect(database) as connection:
-        assert "plain" in analysed(connection)
+        assert calls(connection) == {"plain": 2, "tree": 1, "leaf": 1}
+
+
+def test_nothing_more_is_analysed_for_a_restore_that_was_ended(
+    server: PostgresServer, database: str, analysis: Analysis
+) -> None:
+    analysis.children.kill()
+
+    analysis.complete()
+
+    with server.connect(database) as connection:
+        assert analysed(connection) == set()

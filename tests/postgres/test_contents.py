@@ -1,8 +1,8 @@
-"""What of a dump must wait for the rest, and what of it some tables need."""
+"""What of a dump must wait for the rest, what of it needs not to, and what some tables need."""
 
 from __future__ import annotations
 
-from lifeboat.postgres.contents import Entry, choose_part, read_contents, to_restore_last
+from lifeboat.postgres.contents import Early, Entry, choose_part, read_contents, to_build_early, to_restore_last
 
 # As `pg_restore --verbose --file=-` writes a partitioned table whose trigger is off on one of its partitions.
 SCRIPT = """\
@@ -100,3 +100,36 @@ def test_indexes_of_a_tree_with_several_levels_are_attached_last_and_one_by_one(
     )
 
     assert to_restore_last(entries) == {5, 6, 7, 8}
+
+
+TREE = (
+    Entry(1, "TABLE", "app", "sales", ()),
+    Entry(2, "TABLE", "app", "sales 1", ()),
+    Entry(3, "TABLE ATTACH", "app", "sales 1", (2, 1)),
+    Entry(4, "TABLE", "app", "customers", ()),
+    Entry(10, "CONSTRAINT", "app", "sales sales_pkey", (1,)),
+    Entry(11, "CONSTRAINT", "app", "sales 1 sales 1_pkey", (2, 10, 2)),
+    Entry(12, "INDEX", "app", "by_day", (1,)),
+    Entry(13, "INDEX", "app", "sales 1_day", (2, 12)),
+    Entry(14, "INDEX ATTACH", "app", "sales 1_pkey", (11, 10)),
+    Entry(15, "INDEX ATTACH", "app", "sales 1_day", (13, 12)),
+    Entry(16, "STATISTICS", "app", "together", (2,)),
+    Entry(17, "TRIGGER", "app", "sales 1 noted", (2,)),
+    Entry(20, "CONSTRAINT", "app", "customers customers_pkey", (4,)),
+    Entry(21, "FK CONSTRAINT", "app", "sales 1 customer_fkey", (2, 4, 20)),
+    Entry(22, "COMMENT", "app", 'INDEX "sales 1_day"', (13,)),
+)
+
+
+def test_indexes_constraints_and_statistics_of_a_table_can_be_built_before_all_that_concerns_others() -> None:
+    assert to_build_early(TREE, {("app", "sales 1")}) == Early(alone=(11, 16), side_by_side=(13,))
+
+
+def test_what_needs_another_index_is_not_built_early() -> None:
+    odd = (*TREE, Entry(30, "CONSTRAINT", "app", "customers like the primary key", (4, 20)))
+
+    assert to_build_early(odd, {("app", "customers")}) == Early(alone=(20,), side_by_side=())
+
+
+def test_nothing_is_built_early_of_other_tables() -> None:
+    assert to_build_early(TREE, {("public", "sales 1")}) == Early((), ())

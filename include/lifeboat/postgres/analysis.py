@@ -1,83 +1,73 @@
-"""Statistics for the planner, gathered beside the building of indexes, and completed after it.
+"""Statistics for the planner, gathered as soon as rows and their indexes are there, and completed at the end.
 
-A restore without them is answered slowly at first; `ANALYZE` at the end of one leaves cores idle. PostgreSQL manual,
-ANALYZE: a partitioned table's own statistics are nobody's but ours to gather, autovacuum does not.
+A restore without them is answered slowly at first; a single `ANALYZE` at the end of one leaves cores idle. PostgreSQL
+manual, ANALYZE: a partitioned table's own statistics are nobody's but ours to gather, autovacuum does not.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
-from psycopg import errors, sql
+from psycopg import sql
 
+from lifeboat.children import Children
 from lifeboat.postgres.connection import Connection, PostgresServer
-
-PATIENCE = "300ms"
-"""How long to wait for a table that is being changed: less than the second after which PostgreSQL looks for deadlocks,
-so that it is always us who step back and never `pg_restore` that fails."""
 
 
 @dataclass(frozen=True)
 class _Table:
+    """`shapes` is how many indexes over expressions and extended statistics are analysed with it."""
+
     oid: int
     schema: str
     name: str
     tree: bool
-    shaped_by_indexes: bool
+    shapes: int
 
 
+@dataclass
 class Analysis:
-    """Gathers statistics of a database's tables, the longest work first, each table once."""
+    """Gathers statistics of a database's tables, the longest work first, on `jobs` connections with these settings.
 
-    def __init__(self, server: PostgresServer, database: str, jobs: int) -> None:
-        self._server = server
-        self._database = database
-        self._jobs = jobs
-        self._done: set[int] = set()
+    It ends before the next table when the children of the restore were killed.
+    """
 
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        """Analyse on one connection while the block builds indexes; what is in use just then is left for `complete`."""
-        over = threading.Event()
-        with ThreadPoolExecutor(1, thread_name_prefix="analyse") as pool:
-            working = pool.submit(self._beside, over)
-            try:
-                yield
-            finally:
-                over.set()
-            working.result()
+    server: PostgresServer
+    database: str
+    jobs: int
+    settings: Mapping[str, str]
+    children: Children
+
+    def __post_init__(self) -> None:
+        self._done: set[_Table] = set()
+
+    def shares(self) -> Sequence[Callable[[], None]]:
+        """The work there is now, to be run side by side: tables that were not analysed as they are now."""
+        with self.server.connect(self.database) as connection:
+            waiting = deque(table for table in _tables(connection) if table not in self._done)
+        return [partial(self._work, waiting)] * min(self.jobs, len(waiting))
 
     def complete(self) -> None:
-        """Analyse what is not analysed yet, or got more to be analysed with its indexes, on several connections."""
-        with self._server.connect(self._database) as connection:
-            tables = _tables(connection)
-        waiting = deque(table for table in tables if table.shaped_by_indexes or table.oid not in self._done)
+        """Analyse what is not analysed yet, or has got more to be analysed."""
+        with ThreadPoolExecutor(self.jobs, thread_name_prefix="analyse") as pool:
+            for working in [pool.submit(share) for share in self.shares()]:
+                working.result()
 
-        def work() -> None:
-            with self._server.connect(self._database) as connection, suppress(IndexError):
-                while True:
-                    _analyse(connection, waiting.popleft())
-
-        with ThreadPoolExecutor(self._jobs, thread_name_prefix="analyse") as pool:
-            for worker in [pool.submit(work) for _ in range(min(self._jobs, len(waiting)))]:
-                worker.result()
-
-    def _beside(self, over: threading.Event) -> None:
-        with self._server.connect(self._database) as connection:
-            connection.execute(f"SET lock_timeout = '{PATIENCE}'".encode())
-            waiting = deque(_tables(connection))
-            while waiting and not over.is_set():
-                table = waiting.popleft()
+    def _work(self, waiting: deque[_Table]) -> None:
+        with self.server.connect(self.database) as connection:
+            for setting in self.settings.items():
+                connection.execute("SELECT set_config(%s, %s, false)", setting)
+            while not self.children.killed:
                 try:
-                    _analyse(connection, table)
-                    self._done.add(table.oid)
-                except errors.LockNotAvailable:
-                    waiting.append(table)
+                    table = waiting.popleft()
+                except IndexError:
+                    return
+                _analyse(connection, table)
+                self._done.add(table)
 
 
 def _tables(connection: Connection) -> Sequence[_Table]:
@@ -92,16 +82,17 @@ def _analyse(connection: Connection, table: _Table) -> None:
     connection.execute(sql.SQL("ANALYZE {}{}").format(only, sql.Identifier(table.schema, table.name)))
 
 
-# Expressions in indexes and extended statistics, which come with the indexes, are analysed like columns. Nothing here
-# waits for a table's lock, as functions that give sizes or trees of partitions do: rows inserted stand for size.
+# Expressions in indexes and extended statistics are analysed like columns. Nothing here waits for a table's lock, as
+# functions that give sizes or trees of partitions do: rows inserted stand for size.
 _TABLES = b"""
-    WITH RECURSIVE shaped AS (
-        SELECT indrelid AS oid FROM pg_index WHERE indexprs IS NOT NULL
-        UNION SELECT stxrelid FROM pg_statistic_ext
-        UNION SELECT i.inhparent FROM pg_inherits i JOIN shaped s ON s.oid = i.inhrelid)
-    SELECT c.oid::bigint, n.nspname, c.relname, c.relkind = 'p', c.relkind = 'm' OR c.oid IN (SELECT oid FROM shaped)
-      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't'
+    WITH RECURSIVE shape AS (
+        SELECT indrelid AS oid, indexrelid AS by FROM pg_index WHERE indexprs IS NOT NULL
+        UNION SELECT stxrelid, oid FROM pg_statistic_ext
+        UNION SELECT i.inhparent, s.by FROM pg_inherits i JOIN shape s ON s.oid = i.inhrelid),
+    shapes AS (SELECT oid, count(*) AS number FROM shape GROUP BY oid)
+    SELECT c.oid::bigint, n.nspname, c.relname, c.relkind = 'p', coalesce(s.number, 0)
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN shapes s ON s.oid = c.oid
+     WHERE c.relkind IN ('r', 'p', 'm') AND c.relispopulated AND c.relpersistence <> 't'
        AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
        AND NOT (%(whole_trees)s AND c.relispartition)
      ORDER BY c.relkind <> 'p', pg_stat_get_tuples_inserted(c.oid) DESC

@@ -40,6 +40,15 @@ class Part:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Early:
+    """What can be built as soon as a table's rows are there: first, one after the other, constraints that have an
+    index, and extended statistics; then the indexes, side by side."""
+
+    alone: tuple[int, ...]
+    side_by_side: tuple[int, ...]
+
+
 def read_contents(script: str) -> tuple[Entry, ...]:
     """The entries of the script that `pg_restore --verbose --file=-` writes of a dump's definitions."""
     return _with_inherited_triggers(
@@ -63,6 +72,18 @@ def to_restore_last(entries: Sequence[Entry]) -> frozenset[int]:
         last |= more
         grown = bool(more)
     return frozenset(last)
+
+
+def to_build_early(entries: Sequence[Entry], tables: Collection[tuple[str, str]]) -> Early:
+    """What needs nothing but the rows of one of these tables, by schema and name."""
+    entries = _apart(entries)
+    built = {entry.number for entry in entries if entry.kind in ("CONSTRAINT", "STATISTICS", "INDEX")}
+    there = {entry.number for entry in entries if entry.kind == "TABLE" and (entry.schema, entry.name) in tables}
+    able = [e for e in entries if e.number in built and there.intersection(e.needs) and not built.intersection(e.needs)]
+    return Early(
+        tuple(entry.number for entry in able if entry.kind != "INDEX"),
+        tuple(entry.number for entry in able if entry.kind == "INDEX"),
+    )
 
 
 def choose_part(entries: Sequence[Entry], names: Sequence[str]) -> Part:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -27,12 +29,14 @@ from lifeboat.postgres.contents import (
     all_numbers,
     choose_part,
     read_contents,
+    to_build_early,
     to_restore_last,
     use_list,
 )
 from lifeboat.postgres.evidence import (
     DatabaseProperties,
     Evidence,
+    TableEvidence,
     count_tables,
     describe_database,
     differences,
@@ -107,27 +111,28 @@ def restore_database(
             notes = _create_missing_roles(admin, script)
         lost = missing_tablespaces(script, [name for (name,) in admin.execute("SELECT spcname FROM pg_tablespace")])
         notes += tuple(f"The tablespace {name} is not on {server}; everything is in the default one." for name in lost)
-        job = _Job(server, database, programs, target_major, children, open_artifact, jobs, not lost)
+        settings = _session_settings(admin, jobs)
+        job = _Job(server, database, programs, target_major, children, open_artifact, jobs, not lost, settings)
         with clock.phase("database"):
             oid = _create_database(admin, server, database, evidence.database)
         try:
             notes += mark_unfinished(admin, database, oid)
             with memory_file() as head:
-                part = None
+                part, built = None, frozenset[int]()
                 with clock.phase("definitions"):
                     if selection.tables:
                         part = job.restore_part_of_definitions(head, selection.tables)
                         notes += part.notes
                     else:
                         job.restore_definitions(head, *(["--schema-only"] if selection.schema_only else []))
-                with clock.phase("rows"):
+                analysis = Analysis(server, database, jobs, settings, children)
+                with clock.phase("rows and indexes"):
                     if part is not None and not selection.schema_only:
                         job.restore_part_of_rows(part, evidence)
                     elif not selection.schema_only:
-                        job.restore_rows([(artifact, ()) for artifact in row_artifacts])
-                analysis = Analysis(server, database, jobs)
-                with clock.phase("indexes and constraints"), analysis.beside() if statistics else nullcontext():
-                    job.restore_indexes(head, part)
+                        built = job.restore_all_rows(head, row_artifacts, evidence, analysis if statistics else None)
+                with clock.phase("remaining definitions"):
+                    job.restore_the_rest(head, part, built)
             with clock.phase("properties"):
                 notes += _apply_properties(admin, database, evidence.database)
                 notes += tuple(
@@ -135,7 +140,9 @@ def restore_database(
                     for subscription in subscriptions_of(admin, database)
                 )
             with clock.phase("comparison"):
-                restored = _compare(server, database, _expected(evidence, part, selection), partly=part is not None)
+                restored = _compare(
+                    server, database, _expected(evidence, part, selection), partly=part is not None, jobs=jobs
+                )
             if statistics:
                 with clock.phase("statistics"):
                     analysis.complete()
@@ -192,6 +199,7 @@ class _Job:
     open_artifact: OpenArtifact
     jobs: int
     tablespaces: bool
+    settings: Mapping[str, str]
 
     def restore_definitions(self, head: IO[bytes], *arguments: str) -> None:
         """Types, tables, functions and views. `pg_restore` reads no further than the table of contents at the start of
@@ -223,28 +231,71 @@ class _Job:
             ]
         )
 
-    def restore_rows(self, artifacts: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """Rows, sequences and large objects, from several streams at a time, each with arguments of its own."""
+    def restore_all_rows(
+        self, head: IO[bytes], artifacts: Sequence[str], evidence: Evidence, analysis: Analysis | None
+    ) -> frozenset[int]:
+        """All rows, and while others still come, what builds on them: the constraints, statistics and indexes of tables
+        with streams of their own. Which entries were built.
+
+        Adding a constraint locks its table, so those of a stream are one list; its indexes are dealt out into as many
+        as there are cores, for all of them to be at one large table.
+        """
+        contents = self._contents(head)
+        last, built, indexes = to_restore_last(contents), set[int](), list[Sequence[int]]()
+
+        def build(numbers: Sequence[int]) -> Callable[[], None]:
+            built.update(numbers)
+            return partial(self._run_numbers, ["--section=post-data", path_of(head)], numbers)
+
+        def constraints_of(artifact: str) -> Iterator[Callable[[], None]]:
+            tables = {(t.schema, t.name) for t in evidence.tables if t.artifact == artifact != "dump"}
+            early = to_build_early(contents, tables)
+            yield build([number for number in early.alone if number not in last])
+            beside = [number for number in early.side_by_side if number not in last]
+            indexes.extend(beside[share :: self.jobs] for share in range(self.jobs))
+
+        def statistics_and_indexes() -> Iterator[Callable[[], None]]:
+            yield from analysis.shares() if analysis else ()
+            yield from map(build, indexes)
+
+        self.restore_rows([(artifact, ()) for artifact in artifacts], constraints_of, statistics_and_indexes)
+        return frozenset(built)
+
+    def restore_rows(
+        self,
+        artifacts: Sequence[tuple[str, Sequence[str]]],
+        after_each: Callable[[str], Iterable[Callable[[], None]]] = lambda _: (),
+        after_all: Callable[[], Iterable[Callable[[], None]]] = tuple,
+    ) -> None:
+        """Rows, sequences and large objects, from several streams at a time, each with arguments of its own.
+
+        What is to be done after a stream, and after all of them, takes its turn with the streams.
+        """
         with ThreadPoolExecutor(max_workers=self.jobs, thread_name_prefix="restore") as pool:
             try:
-                futures: list[Future[None]] = [
-                    pool.submit(self._restore, name, "--section=data", *arguments) for name, arguments in artifacts
-                ]
-                for future in as_completed(futures):
+                rows = {
+                    pool.submit(self._restore, name, "--section=data", *arguments): name
+                    for name, arguments in artifacts
+                }
+                more: list[Future[None]] = []
+                for future in as_completed(rows):
+                    future.result()
+                    more += [pool.submit(step) for step in after_each(rows[future])]
+                more += [pool.submit(step) for step in after_all()]
+                for future in as_completed(more):
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.children.kill()
                 raise
 
-    def restore_indexes(self, head: IO[bytes], part: Part | None) -> None:
-        """Indexes, constraints, triggers and the rest, several at a time; their definitions are all in the head."""
+    def restore_the_rest(self, head: IO[bytes], part: Part | None, built: Collection[int]) -> None:
+        """Indexes not built yet, foreign keys, triggers and the rest, several at a time; their definitions are all in
+        the head."""
         side_by_side = ["--section=post-data", f"--jobs={self.jobs}", path_of(head)]
         last = to_restore_last(self._contents(head))
-        if part is None and not last:
-            self._run(side_by_side, [], "dump")
-            return
         numbers = part.numbers if part is not None else all_numbers(self._said_of(head, "--list"))
+        numbers = tuple(number for number in numbers if number not in built)
         self._run_numbers(side_by_side, [number for number in numbers if number not in last])
         self._run_numbers(["--section=post-data", path_of(head)], [number for number in numbers if number in last])
 
@@ -277,12 +328,11 @@ class _Job:
             self.programs.path("pg_restore"), "--no-password", f"--dbname={database_argument(self.database)}",
             *([] if newer else ["--exit-on-error"]), *([] if self.tablespaces else ["--no-tablespaces"]), *arguments,
         ]  # fmt: skip
-        environment = self.server.child_environment(**_SESSION, **(_SIDE_BY_SIDE if self.jobs > 1 else {}))
         feed(
             self.children,
             command,
             chunks,
-            env=environment,
+            env=self.server.child_environment(**self.settings),
             failure=_restore_failed(self.server, self.database, artifact),
             forgives=_only_unknown_settings if newer else None,
         )
@@ -292,6 +342,17 @@ _SESSION = {"synchronous_commit": "off", "maintenance_work_mem": "256MB", "state
 
 # Several sessions at a time use the cores better than parallel workers of one.
 _SIDE_BY_SIDE = {"max_parallel_maintenance_workers": "0", "max_parallel_workers_per_gather": "0", "jit": "off"}
+
+
+def _session_settings(admin: Connection, jobs: int) -> dict[str, str]:
+    """Settings of the sessions of `pg_restore`: those that speed up a restore and that this user may change.
+
+    Autovacuum finds the new rows at once. It gives way to a session that waits for its lock, but only after
+    `deadlock_timeout` (PostgreSQL manual, Routine Vacuuming), a second for nearly every index.
+    """
+    row = admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    settings = _SESSION | (_SIDE_BY_SIDE if jobs > 1 else {})
+    return settings | ({"deadlock_timeout": "20ms"} if row and row[0] else {})
 
 
 def _only_unknown_settings(said: str) -> bool:
@@ -416,16 +477,25 @@ def _expected(evidence: Evidence, part: Part | None, selection: Selection) -> Ev
     return evidence
 
 
-def look_into(server: PostgresServer, database: str, source: Evidence) -> Evidence:
-    """What a database holds now, as exactly as the source's evidence tells it. Every row is read."""
+def look_into(server: PostgresServer, database: str, source: Evidence, *, jobs: int | None = None) -> Evidence:
+    """What a database holds now, as exactly as the source's evidence tells it. Every row is read, by `jobs` at a time,
+    as many as there are cores by default."""
+    hashed, jobs = any(table.content is not None for table in source.tables), jobs or os.cpu_count() or 1
     with server.connect(database) as connection:
-        hashed = any(table.content is not None for table in source.tables)
-        counted = count_tables(connection, tables_to_read(connection), content_hash=hashed)
+        waiting = iter(tables_to_read(connection))
+
+        def count() -> tuple[TableEvidence, ...]:
+            with server.connect(database) as counter:
+                return count_tables(counter, waiting, content_hash=hashed)
+
+        with ThreadPoolExecutor(jobs, thread_name_prefix="count") as pool:
+            shares = [pool.submit(count) for _ in range(jobs)]
+        counted = sorted(chain.from_iterable(share.result() for share in shares), key=lambda t: (t.schema, t.name))
         return describe_database(connection, tables=counted, sequences=read_sequences(connection))
 
 
-def _compare(server: PostgresServer, database: str, source: Evidence, *, partly: bool) -> Evidence:
-    restored = look_into(server, database, source)
+def _compare(server: PostgresServer, database: str, source: Evidence, *, partly: bool, jobs: int) -> Evidence:
+    restored = look_into(server, database, source, jobs=jobs)
     if partly:
         chosen = {(table.schema, table.name) for table in source.tables}
         restored = replace(
