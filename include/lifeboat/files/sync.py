@@ -386,7 +386,7 @@ class _Run:
             self._batch_folders.clear()
             if self._is_quick:  # then reading in several threads takes longer: each call would wait for the interpreter
                 read = self._read_batch(batch)
-                self._work.submit(lambda: self._pack_batch(*read))
+                self._work.submit_beside(lambda: self._pack_batch(*read))
             else:
                 self._work.submit(lambda: self._pack_batch(*self._read_batch(batch)))
 
@@ -632,6 +632,7 @@ class _Work:
 
     def __init__(self, workers: int) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="files")
+        self._beside = ThreadPoolExecutor(max(1, workers - 1), thread_name_prefix="files-beside")
         self._slots = threading.Semaphore(2 * workers)
         self._held = threading.Semaphore(2 * workers)
         self._outstanding = 0
@@ -642,6 +643,11 @@ class _Work:
         """Have something done, waiting for room. Raises what anything before has raised."""
         self._acquire(self._slots)
         self._start(act, self._slots.release)
+
+    def submit_beside(self, act: Callable[[], None]) -> None:
+        """The same beside a thread that is at work itself: with one thread fewer."""
+        self._acquire(self._slots)
+        self._start(act, self._slots.release, self._beside)
 
     def submit_held(self, act: Callable[[], None]) -> None:
         """The same for something that goes on, by `again`, until it says `let_go`."""
@@ -670,19 +676,22 @@ class _Work:
 
     def close(self) -> None:
         """End the threads, once what they are doing is done."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._pool, self._beside):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _acquire(self, slots: threading.Semaphore) -> None:
         while not slots.acquire(timeout=0.2):
             if self._failure:
                 raise self._failure
 
-    def _start(self, act: Callable[[], None], done: Callable[[], object]) -> None:
+    def _start(
+        self, act: Callable[[], None], done: Callable[[], object], pool: ThreadPoolExecutor | None = None
+    ) -> None:
         with self._changed:
             if self._failure:
                 raise self._failure
             self._outstanding += 1
-        self._pool.submit(self._do, act, done)
+        (pool or self._pool).submit(self._do, act, done)
 
     def _do(self, act: Callable[[], None], done: Callable[[], object]) -> None:
         try:
