@@ -122,14 +122,33 @@ TREE = (
 
 
 def test_indexes_constraints_and_statistics_of_a_table_can_be_built_before_all_that_concerns_others() -> None:
-    assert to_build_early(TREE, {("app", "sales 1")}) == Early(alone=(11, 16), side_by_side=(13,))
+    streams = {("app", "sales 1"): "rows-0001", ("app", "customers"): "rows-0002"}
+
+    assert to_build_early(TREE, streams) == {"rows-0001": Early([11, 16], [13]), "rows-0002": Early([20], [])}
 
 
-def test_what_needs_another_index_is_not_built_early() -> None:
-    odd = (*TREE, Entry(30, "CONSTRAINT", "app", "customers like the primary key", (4, 20)))
+def test_what_needs_another_index_or_two_tables_is_not_built_early() -> None:
+    odd = (
+        *TREE,
+        Entry(30, "CONSTRAINT", "app", "customers like the primary key", (4, 20)),
+        Entry(31, "INDEX", "app", "by customers of sales", (4, 1)),
+    )
 
-    assert to_build_early(odd, {("app", "customers")}) == Early(alone=(20,), side_by_side=())
+    assert to_build_early(odd, {("app", "customers"): "rows-0001"}) == {"rows-0001": Early([20], [])}
 
 
-def test_nothing_is_built_early_of_other_tables() -> None:
-    assert to_build_early(TREE, {("public", "sales 1")}) == Early((), ())
+def test_what_must_come_last_is_not_built_early() -> None:
+    tree = (
+        *TREE,
+        Entry(30, "TABLE", "app", "sales 1 a", ()),
+        Entry(31, "TABLE ATTACH", "app", "sales 1 a", (30, 2)),
+        Entry(32, "INDEX", "app", "sales 1 a_day", (30, 13)),
+        Entry(33, "INDEX ATTACH", "app", "sales 1 a_day", (32, 13)),
+        Entry(34, "STATISTICS", "app", "odd", (2, 33)),
+    )
+
+    assert to_build_early(tree, {("app", "sales 1"): "rows-0001"}) == {"rows-0001": Early([11, 16], [13])}
+
+
+def test_nothing_is_built_early_of_tables_without_streams_of_their_own() -> None:
+    assert to_build_early(TREE, {("public", "sales 1"): "rows-0001"}) == {}

@@ -45,8 +45,8 @@ class Early:
     """What can be built as soon as a table's rows are there: first, one after the other, constraints that have an
     index, and extended statistics; then the indexes, side by side."""
 
-    alone: tuple[int, ...]
-    side_by_side: tuple[int, ...]
+    alone: list[int]
+    side_by_side: list[int]
 
 
 def read_contents(script: str) -> tuple[Entry, ...]:
@@ -74,16 +74,20 @@ def to_restore_last(entries: Sequence[Entry]) -> frozenset[int]:
     return frozenset(last)
 
 
-def to_build_early(entries: Sequence[Entry], tables: Collection[tuple[str, str]]) -> Early:
-    """What needs nothing but the rows of one of these tables, by schema and name."""
-    entries = _apart(entries)
+def to_build_early(entries: Sequence[Entry], streams: Mapping[tuple[str, str], str]) -> Mapping[str, Early]:
+    """What needs nothing but the rows of one table, by stream; `streams` are those of tables, by schema and name."""
+    last = to_restore_last(entries)
     built = {entry.number for entry in entries if entry.kind in ("CONSTRAINT", "STATISTICS", "INDEX")}
-    there = {entry.number for entry in entries if entry.kind == "TABLE" and (entry.schema, entry.name) in tables}
-    able = [e for e in entries if e.number in built and there.intersection(e.needs) and not built.intersection(e.needs)]
-    return Early(
-        tuple(entry.number for entry in able if entry.kind != "INDEX"),
-        tuple(entry.number for entry in able if entry.kind == "INDEX"),
-    )
+    tables = {entry.number: streams.get((entry.schema, entry.name)) for entry in entries if entry.kind == "TABLE"}
+    early: dict[str, Early] = {}
+    for entry in _apart(entries):
+        on = {tables[number] for number in entry.needs if number in tables}
+        if len(on) == 1 and entry.number in built - last and not built.intersection(entry.needs):
+            (stream,) = on
+            if stream is not None:
+                found = early.setdefault(stream, Early([], []))
+                (found.side_by_side if entry.kind == "INDEX" else found.alone).append(entry.number)
+    return early
 
 
 def choose_part(entries: Sequence[Entry], names: Sequence[str]) -> Part:

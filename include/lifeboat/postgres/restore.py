@@ -240,19 +240,18 @@ class _Job:
         Adding a constraint locks its table, so those of a stream are one list; its indexes are dealt out into as many
         as there are cores, for all of them to be at one large table.
         """
-        contents = self._contents(head)
-        last, built, indexes = to_restore_last(contents), set[int](), list[Sequence[int]]()
+        streams = {(t.schema, t.name): t.artifact for t in evidence.tables if t.artifact != "dump"}
+        early = to_build_early(self._contents(head), streams)
+        built, indexes = set[int](), list[Sequence[int]]()
 
         def build(numbers: Sequence[int]) -> Callable[[], None]:
             built.update(numbers)
             return partial(self._run_numbers, ["--section=post-data", path_of(head)], numbers)
 
         def constraints_of(artifact: str) -> Iterator[Callable[[], None]]:
-            tables = {(t.schema, t.name) for t in evidence.tables if t.artifact == artifact != "dump"}
-            early = to_build_early(contents, tables)
-            yield build([number for number in early.alone if number not in last])
-            beside = [number for number in early.side_by_side if number not in last]
-            indexes.extend(beside[share :: self.jobs] for share in range(self.jobs))
+            if artifact in early:
+                yield build(early[artifact].alone)
+                indexes.extend(early[artifact].side_by_side[share :: self.jobs] for share in range(self.jobs))
 
         def statistics_and_indexes() -> Iterator[Callable[[], None]]:
             yield from analysis.shares() if analysis else ()
