@@ -74,6 +74,13 @@ class Running:
             self.process.wait(20)
             self.process = None
 
+    def save(self) -> None:
+        """Have it write its file, once the child that wrote for a replica has ended."""
+        with self.client() as client:
+            while client.info("persistence")["rdb_bgsave_in_progress"]:
+                time.sleep(0.02)
+            client.save()
+
     @contextlib.contextmanager
     def client(self, database: int = 0) -> Iterator[Any]:
         with redis.Redis(host=LOOPBACK, port=self.server.port, password=PASSWORD, db=database, protocol=2) as client:

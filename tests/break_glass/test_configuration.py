@@ -94,10 +94,13 @@ def test_an_altered_archive_leaves_nothing(place: Place, keys: Path, stranger: S
     [
         {"name": "../escaped"},
         {"name": "/tmp/lifeboat-escaped"},
+        {"name": "a/../../escaped"},
         {"name": "a", "type": tarfile.SYMTYPE, "linkname": "/etc", "size": 0},
+        {"name": "a", "type": tarfile.SYMTYPE, "linkname": "../escaped", "size": 0},
+        {"name": "a", "type": tarfile.LNKTYPE, "linkname": "../escaped", "size": 0},
         {"name": "a", "type": tarfile.CHRTYPE, "size": 0},
     ],
-    ids=["upwards", "absolute", "symlink", "device"],
+    ids=["upwards", "absolute", "upwards from inside", "symlink", "relative symlink", "hard link", "device"],
 )
 def test_a_hostile_archive_writes_nothing_outside(
     place: Place, keys: Path, stranger: Stranger, changes: dict[str, Any]

@@ -176,7 +176,7 @@ def test_an_interrupted_recovery_goes_on_without_repeating_or_asking_again(ruins
 
     ruins.check_whole()
     assert "Going on with what was agreed to" in ended.err
-    assert "rows:" not in ended.err
+    assert "rows and indexes:" not in ended.err
     assert len([name for name in ruins.databases() if "_before_" in name]) == 1
     assert [one["state"] for one in listed(ruins)] == ["done"]
 

@@ -28,7 +28,7 @@ def ruins(tmp_path: Path, postgres: PostgresServer, redis_servers: RedisServers)
         "restore configuration: 2 files",
         "prepare: everything is ready",
         "restore orders: begins",
-        "rows:",
+        "rows and indexes:",
         "comparison:",
         "after:ready",
         "restore orders: restored",
@@ -57,7 +57,7 @@ def test_killed_anywhere_a_recovery_of_nothing_goes_on(ruins: Ruins, moment: str
     begun = [e for e in recovered.case.journal.entries() if e.step == "begin"]
     assert len(begun) == 1
     if moment in ("after:ready", "restore orders: restored", "migrate: sh", "verify: begins"):
-        assert not [line for line in ruins.said if line.startswith("rows:")]
+        assert not [line for line in ruins.said if line.startswith("rows and indexes:")]
 
 
 @pytest.mark.parametrize(

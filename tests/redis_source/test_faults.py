@@ -170,8 +170,7 @@ def test_a_server_that_cannot_save_is_told_of_and_leaves_no_snapshot(
 def test_a_server_that_is_loading_is_tried_again_later(vault: Vault, redis_servers: RedisServers) -> None:
     running = redis_servers.start("redis-8.2", save="3600 1")
     fill(running)
-    with running.client() as client:
-        client.save()
+    running.save()
     running.stop()
     starting = threading.Thread(
         target=running.start, kwargs={"key_load_delay": "20000", "loading_process_events_interval_bytes": "1024"}

@@ -43,8 +43,7 @@ def test_the_server_starts_with_the_snapshot_and_the_previous_file_is_kept(
     fill(running)
     before, snapshot = contents(running), back_up(vault, running)
     spoil(running)
-    with running.client() as client:
-        client.save()
+    running.save()
     running.stop()
     data = data_folder_of(running.folder / "redis.conf")
     previous = (running.folder / "dump.rdb").read_bytes()
