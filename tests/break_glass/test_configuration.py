@@ -6,7 +6,6 @@ import hashlib
 import os
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -89,39 +88,71 @@ def test_an_altered_archive_leaves_nothing(place: Place, keys: Path, stranger: S
     assert sorted(path.name for path in stranger.folder.iterdir()) == ["restore.py"]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"name": "../escaped"},
-        {"name": "/tmp/lifeboat-escaped"},
-        {"name": "a/../../escaped"},
-        {"name": "a", "type": tarfile.SYMTYPE, "linkname": "/etc", "size": 0},
-        {"name": "a", "type": tarfile.SYMTYPE, "linkname": "../escaped", "size": 0},
-        {"name": "a", "type": tarfile.LNKTYPE, "linkname": "../escaped", "size": 0},
-        {"name": "a", "type": tarfile.CHRTYPE, "size": 0},
-    ],
-    ids=["upwards", "absolute", "upwards from inside", "symlink", "relative symlink", "hard link", "device"],
-)
-def test_a_hostile_archive_writes_nothing_outside(
-    place: Place, keys: Path, stranger: Stranger, changes: dict[str, Any]
-) -> None:
-    info = tarfile.TarInfo()
-    info.size, info.pax_headers = 1, {"comment": f"sha256 {hashlib.sha256(b'x').hexdigest()}"}
-    for key, value in changes.items():
-        setattr(info, key, value)
-    body = b"x".ljust(512, b"\0") if info.isreg() else b""
-    writer = place.vault().begin("configuration", Kind.CONFIG, began=NOW)
-    writer(ARTIFACT, [info.tobuf(tarfile.PAX_FORMAT) + body + bytes(1024)], media_type=MEDIA_TYPE)
-    writer.commit({"files": 1})
+def test_it_goes_where_it_is_told_also_above(place: Place, keys: Path, stranger: Stranger) -> None:
+    archived(place)
 
-    # An absolute name is taken for one inside, as `tar` does; all else is refused.
-    inside = changes["name"].startswith("/")
-    arguments = ("extract", place.folder / "near", "configuration", "--keys", keys, "--to", "out")
-    stranger.run(*arguments, expect=0 if inside else 1)
+    stranger.run("extract", place.folder / "near", "configuration", "--keys", keys, "--to", "../above")
+
+    assert tree(stranger.folder.parent / "above") == tree(place.root)
+
+
+FILE, LINK = tarfile.REGTYPE, tarfile.SYMTYPE
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("../escaped", FILE, "")],
+        [("a/../../escaped", FILE, "")],
+        [("a", LINK, "/etc")],
+        [("a", LINK, "../escaped")],
+        [("a", LINK, ".."), ("a/escaped", FILE, "")],
+        [("a", LINK, "b/../c"), ("b", LINK, ".")],
+        [("a", LINK, "a"), ("a/escaped", FILE, "")],
+        [("a", FILE, ""), ("a/b/c", FILE, "")],
+        [("a", FILE, ""), ("a", FILE, "")],
+        [("a", tarfile.LNKTYPE, "../escaped")],
+        [("a", tarfile.CHRTYPE, "")],
+    ],
+    ids=[
+        "upwards", "upwards from inside", "symlink", "relative symlink", "through a symlink",
+        "by a symlink that comes later", "through a circle", "below a file", "twice", "hard link", "device",
+    ],
+)  # fmt: skip
+def test_a_hostile_archive_is_refused_and_leaves_nothing(
+    place: Place, keys: Path, stranger: Stranger, members: list[tuple[str, bytes, str]]
+) -> None:
+    write_members(place, members)
+
+    ended = stranger.run("extract", place.folder / "near", "configuration", "--keys", keys, "--to", "out", expect=1)
+
+    assert "REFUSED" in ended.err
+    assert "Traceback" not in ended.err
+    assert not list(place.folder.rglob("escaped"))
+    assert sorted(path.name for path in stranger.folder.iterdir()) == ["restore.py"]
+
+
+def test_an_absolute_name_is_taken_for_one_inside_as_tar_does(place: Place, keys: Path, stranger: Stranger) -> None:
+    write_members(place, [("/tmp/lifeboat-escaped", FILE, "")])
+
+    stranger.run("extract", place.folder / "near", "configuration", "--keys", keys, "--to", "out")
 
     assert not Path("/tmp/lifeboat-escaped").exists()
-    assert not list(place.folder.rglob("escaped"))
-    assert sorted(path.name for path in stranger.folder.iterdir()) == (["out"] if inside else []) + ["restore.py"]
+    assert (stranger.folder / "out" / "tmp" / "lifeboat-escaped").read_bytes() == b"x"
+
+
+def write_members(place: Place, members: list[tuple[str, bytes, str]]) -> None:
+    """A snapshot whose archive has these members, by name, type and what they link to; files hold one byte."""
+    archive = bytearray()
+    for name, kind, link in members:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, link
+        if info.isreg():
+            info.size, info.pax_headers = 1, {"comment": f"sha256 {hashlib.sha256(b'x').hexdigest()}"}
+        archive += info.tobuf(tarfile.PAX_FORMAT) + (b"x".ljust(512, b"\0") if info.isreg() else b"")
+    writer = place.vault().begin("configuration", Kind.CONFIG, began=NOW)
+    writer(ARTIFACT, [bytes(archive) + bytes(1024)], media_type=MEDIA_TYPE)
+    writer.commit({"files": 1})
 
 
 def test_a_snapshot_of_anything_else_is_refused(place: Place, keys: Path, stranger: Stranger) -> None:

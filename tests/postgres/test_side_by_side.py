@@ -86,7 +86,7 @@ def test_a_table_has_its_constraint_while_rows_of_others_still_come(
 
 
 @pytest.mark.parametrize(("superuser", "patience"), [(True, "20ms"), (False, "1s")])
-def test_autovacuum_gives_way_at_once_to_a_restore_whose_user_may_ask_for_it(
+def test_sessions_wait_only_a_moment_until_autovacuum_must_give_way_where_their_user_may_say_so(
     superuser: bool,
     patience: str,
     postgres: PostgresServer,

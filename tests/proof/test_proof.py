@@ -67,8 +67,7 @@ def test_a_whole_snapshot_is_proven_on_a_scratch_server_that_goes_again(place: P
     assert proof.server_version.startswith("17.")
     assert list(proof.seconds) == [
         "scratch server", "roles", "database", "definitions", "rows and indexes", "remaining definitions",
-        "properties",
-        "comparison", "pages and indexes", "smoke checks",
+        "properties", "comparison", "pages and indexes", "smoke checks",
     ]  # fmt: skip
     assert sum(proof.seconds.values()) <= proof.total < 60
     assert list(place.scratch.iterdir()) == []

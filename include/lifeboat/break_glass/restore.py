@@ -1110,8 +1110,11 @@ def unpack(chunks: Iterator[bytes], folder: Path, paths: Sequence[str]) -> int:
                     continue
                 make_member(tar, member, folder)
                 files += not member.isdir()
-    except (tarfile.TarError, FileExistsError) as error:
+    except (tarfile.TarError, FileExistsError, NotADirectoryError) as error:
         raise Refused(f"The archive is damaged, or made to deceive ({type(error).__name__}).") from None
+    # Only now: a link that was harmless may lead elsewhere by one that came after it.
+    if not all(leads_into(path, folder) for path in folder.rglob("*")):
+        raise Refused("The archive is made to deceive: a symbolic link in it leads out of the folder.")
     while stream.take_up_to(SEGMENT):  # only its end says that all of it was right
         pass
     return files
@@ -1119,24 +1122,25 @@ def unpack(chunks: Iterator[bytes], folder: Path, paths: Sequence[str]) -> int:
 
 def make_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     """Make one thing of a tar in a new folder. `tarfile` itself leads nowhere else only since Python 3.11.4."""
-    home, path = folder.resolve(), folder / member.name.lstrip("/")
-
-    def is_inside(other: Path) -> bool:
-        return other.resolve().is_relative_to(home)
-
-    if ".." in path.parts or not is_inside(path) or not (member.isdir() or member.isfile() or member.issym()):
-        raise Refused("The archive is made to deceive: something in it leads out of the folder, or is a device.")
+    path = folder / member.name.lstrip("/")
+    if not leads_into(path, folder):
+        raise Refused("The archive is made to deceive: something in it leads out of the folder.")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if member.isdir():
         path.mkdir(mode=0o700, exist_ok=True)
     elif member.issym():
-        if not is_inside(path.parent / member.linkname):
-            raise Refused("The archive is made to deceive: a symbolic link in it leads out of the folder.")
         path.symlink_to(member.linkname)
-    elif (contents := tar.extractfile(member)) is not None:
+    elif member.isfile() and (contents := tar.extractfile(member)) is not None:
         with path.open("xb") as file:
             shutil.copyfileobj(contents, file)
         path.chmod(member.mode & (0o755 if member.mode & 0o100 else 0o644) | 0o600)
+    else:
+        raise Refused("The archive is made to deceive: something in it is neither file nor folder nor symbolic link.")
+
+
+def leads_into(path: Path, folder: Path) -> bool:
+    """Whether a path is below a folder once all symbolic links in it are followed, even those in a circle."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 class TarStream:

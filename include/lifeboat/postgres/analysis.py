@@ -1,4 +1,4 @@
-"""Statistics for the planner, gathered as soon as rows and their indexes are there, and completed at the end.
+"""Statistics for the planner, gathered as soon as all rows are there, and completed at the end of a restore.
 
 A restore without them is answered slowly at first; a single `ANALYZE` at the end of one leaves cores idle. PostgreSQL
 manual, ANALYZE: a partitioned table's own statistics are nobody's but ours to gather, autovacuum does not.

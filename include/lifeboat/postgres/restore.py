@@ -125,14 +125,17 @@ def restore_database(
                         notes += part.notes
                     else:
                         job.restore_definitions(head, *(["--schema-only"] if selection.schema_only else []))
+                contents = job.contents(head)
                 analysis = Analysis(server, database, jobs, settings, children)
                 with clock.phase("rows and indexes"):
                     if part is not None and not selection.schema_only:
                         job.restore_part_of_rows(part, evidence)
                     elif not selection.schema_only:
-                        built = job.restore_all_rows(head, row_artifacts, evidence, analysis if statistics else None)
+                        built = job.restore_all_rows(
+                            head, contents, row_artifacts, evidence, analysis if statistics else None
+                        )
                 with clock.phase("remaining definitions"):
-                    job.restore_the_rest(head, part, built)
+                    job.restore_the_rest(head, contents, part, built)
             with clock.phase("properties"):
                 notes += _apply_properties(admin, database, evidence.database)
                 notes += tuple(
@@ -212,7 +215,7 @@ class _Job:
         chunks = _copied(self.open_artifact("dump"), head)
         listing: list[str | Path] = [self.programs.path("pg_restore"), "--list"]
         feed(self.children, listing, chunks, env=self.server.child_environment(), failure=failure)
-        part = choose_part(self._contents(head), tables)
+        part = choose_part(self.contents(head), tables)
         self._run_numbers(["--section=pre-data", path_of(head)], part.numbers)
         return part
 
@@ -232,7 +235,12 @@ class _Job:
         )
 
     def restore_all_rows(
-        self, head: IO[bytes], artifacts: Sequence[str], evidence: Evidence, analysis: Analysis | None
+        self,
+        head: IO[bytes],
+        contents: Sequence[Entry],
+        artifacts: Sequence[str],
+        evidence: Evidence,
+        analysis: Analysis | None,
     ) -> frozenset[int]:
         """All rows, and while others still come, what builds on them: the constraints, statistics and indexes of tables
         with streams of their own. Which entries were built.
@@ -241,7 +249,7 @@ class _Job:
         as there are cores, for all of them to be at one large table.
         """
         streams = {(t.schema, t.name): t.artifact for t in evidence.tables if t.artifact != "dump"}
-        early = to_build_early(self._contents(head), streams)
+        early = to_build_early(contents, streams)
         built, indexes = set[int](), list[Sequence[int]]()
 
         def build(numbers: Sequence[int]) -> Callable[[], None]:
@@ -288,17 +296,20 @@ class _Job:
                 self.children.kill()
                 raise
 
-    def restore_the_rest(self, head: IO[bytes], part: Part | None, built: Collection[int]) -> None:
+    def restore_the_rest(
+        self, head: IO[bytes], contents: Sequence[Entry], part: Part | None, built: Collection[int]
+    ) -> None:
         """Indexes not built yet, foreign keys, triggers and the rest, several at a time; their definitions are all in
         the head."""
         side_by_side = ["--section=post-data", f"--jobs={self.jobs}", path_of(head)]
-        last = to_restore_last(self._contents(head))
+        last = to_restore_last(contents)
         numbers = part.numbers if part is not None else all_numbers(self._said_of(head, "--list"))
         numbers = tuple(number for number in numbers if number not in built)
         self._run_numbers(side_by_side, [number for number in numbers if number not in last])
         self._run_numbers(["--section=post-data", path_of(head)], [number for number in numbers if number in last])
 
-    def _contents(self, head: IO[bytes]) -> tuple[Entry, ...]:
+    def contents(self, head: IO[bytes]) -> tuple[Entry, ...]:
+        """The entries of the dump, its rows left out."""
         return read_contents(self._said_of(head, "--verbose", "--section=pre-data", "--section=post-data", "--file=-"))
 
     def _said_of(self, head: IO[bytes], *arguments: str) -> str:
@@ -344,7 +355,7 @@ _SIDE_BY_SIDE = {"max_parallel_maintenance_workers": "0", "max_parallel_workers_
 
 
 def _session_settings(admin: Connection, jobs: int) -> dict[str, str]:
-    """Settings of the sessions of `pg_restore`: those that speed up a restore and that this user may change.
+    """Settings of the sessions that restore: those that speed up a restore and that this user may change.
 
     Autovacuum finds the new rows at once. It gives way to a session that waits for its lock, but only after
     `deadlock_timeout` (PostgreSQL manual, Routine Vacuuming), a second for nearly every index.
@@ -481,14 +492,15 @@ def look_into(server: PostgresServer, database: str, source: Evidence, *, jobs: 
     as many as there are cores by default."""
     hashed, jobs = any(table.content is not None for table in source.tables), jobs or os.cpu_count() or 1
     with server.connect(database) as connection:
-        waiting = iter(tables_to_read(connection))
+        tables = tables_to_read(connection)
+        waiting = iter(tables)
 
         def count() -> tuple[TableEvidence, ...]:
             with server.connect(database) as counter:
                 return count_tables(counter, waiting, content_hash=hashed)
 
         with ThreadPoolExecutor(jobs, thread_name_prefix="count") as pool:
-            shares = [pool.submit(count) for _ in range(jobs)]
+            shares = [pool.submit(count) for _ in range(min(jobs, len(tables)))]
         counted = sorted(chain.from_iterable(share.result() for share in shares), key=lambda t: (t.schema, t.name))
         return describe_database(connection, tables=counted, sequences=read_sequences(connection))
 
