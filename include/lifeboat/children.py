@@ -52,8 +52,9 @@ class Children:
         stdin: int | IO[bytes],
         stdout: int | IO[bytes],
         stderr: int | IO[bytes] = subprocess.PIPE,
+        inherits: Sequence[IO[bytes]] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start a program. `env` is all of its environment."""
+        """Start a program. `env` is all of its environment; it finds the open files it `inherits` by `path_of`."""
         if self._killed:
             raise LifeboatError("The job was ended from outside.", hint="Start it again.")
         process = subprocess.Popen(
@@ -63,6 +64,7 @@ class Children:
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            pass_fds=[file.fileno() for file in inherits],
         )
         self._running.add(process)
         if self._killed:  # kill() came in between
@@ -90,14 +92,35 @@ class Children:
             inner.kill()
 
 
+@contextlib.contextmanager
+def memory_file() -> Iterator[IO[bytes]]:
+    """A file that never touches a disk (memfd_create(2)), for programs that want a path."""
+    with os.fdopen(os.memfd_create("lifeboat"), "wb", buffering=0) as file:
+        yield file
+
+
+def path_of(file: IO[bytes]) -> str:
+    """The path of an open file for a program that is started with it among what it `inherits`.
+
+    Its own, and not ours: where a process is not dumpable, as Airflow's tasks are, only root may look at its open files
+    from another process (proc(5), prctl(2)).
+    """
+    return f"/proc/self/fd/{file.fileno()}"
+
+
 def output_of(
-    children: Children, command: Sequence[str | Path], *, env: Mapping[str, str], failure: Failure
+    children: Children,
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    failure: Failure,
+    inherits: Sequence[IO[bytes]] = (),
 ) -> Iterator[bytes]:
     """Yield what a program writes. It never just ends: an exit status other than 0 raises what `failure` makes.
 
-    Closing the iterator early ends the program.
+    Closing the iterator early ends the program. `inherits` as for `Children.start`.
     """
-    process = children.start(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    process = children.start(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, inherits=inherits)
     assert process.stdout is not None
     _enlarge(process.stdout)
     said = _LastWords(process)
@@ -121,14 +144,15 @@ def feed(
     env: Mapping[str, str],
     failure: Failure,
     forgives: Callable[[str], bool] | None = None,
+    inherits: Sequence[IO[bytes]] = (),
 ) -> None:
     """Write a stream to a program's input until the stream ends or the program has enough.
 
     A program that closes its input early and ends with status 0 has succeeded; with another status only if `forgives`
     accepts what it said. When `chunks` raises, the program is ended before it could take the stream for complete, and
-    the error passes through.
+    the error passes through. `inherits` as for `Children.start`.
     """
-    process = children.start(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = children.start(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, inherits=inherits)
     assert process.stdin is not None
     _enlarge(process.stdin)
     said = _LastWords(process)

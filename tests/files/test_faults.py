@@ -30,32 +30,11 @@ from lifeboat.repositories.local import LocalDiskRepository
 from lifeboat.repositories.memory import MemoryRepository
 from lifeboat.vault import Snapshot
 from tests.files.vaults import Tree, fill, picture
+from tests.processes import as_nobody
 
 
 def faults_in(tree: Tree, snapshot: Snapshot) -> dict[str, str]:
     return {entry.name: entry.fault for entry in index_of(tree.vault, snapshot).entries if entry.fault}
-
-
-def as_nobody(act: Callable[[], list[str]]) -> list[str]:
-    """What a function says when a user runs it whom permissions concern."""
-    reading_end, writing_end = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            said = "\n".join(act())
-        except BaseException as error:  # noqa: BLE001 - told to the parent
-            said = repr(error)
-        os.write(writing_end, said.encode())
-        os._exit(0)
-    os.close(writing_end)
-    with os.fdopen(reading_end) as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return said.split("\n")
 
 
 # ---- what cannot be read --------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
-from lifeboat.children import Children, Failure, feed, output_of
+from lifeboat.children import Children, Failure, feed, memory_file, output_of, path_of
 from lifeboat.errors import EvidenceMismatch, LifeboatError, NotReady, RestoreFailed
 from lifeboat.postgres.analysis import Analysis
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
@@ -180,18 +180,6 @@ def temporary(server: PostgresServer, database: str) -> Iterator[None]:
     remove_database(server, database, oid)
 
 
-@contextmanager
-def memory_file() -> Iterator[IO[bytes]]:
-    """A file that has a path and never touches a disk (memfd_create(2))."""
-    with os.fdopen(os.memfd_create("lifeboat"), "wb", buffering=0) as file:
-        yield file
-
-
-def path_of(file: IO[bytes]) -> str:
-    """The path of a memory file, as long as we and it are there."""
-    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
-
-
 @dataclass(frozen=True)
 class _Job:
     server: PostgresServer
@@ -216,7 +204,7 @@ class _Job:
         listing: list[str | Path] = [self.programs.path("pg_restore"), "--list"]
         feed(self.children, listing, chunks, env=self.server.child_environment(), failure=failure)
         part = choose_part(self.contents(head), tables)
-        self._run_numbers(["--section=pre-data", path_of(head)], part.numbers)
+        self._run_numbers(head, ["--section=pre-data"], part.numbers)
         return part
 
     def restore_part_of_rows(self, part: Part, evidence: Evidence) -> None:
@@ -254,7 +242,7 @@ class _Job:
 
         def build(numbers: Sequence[int]) -> Callable[[], None]:
             built.update(numbers)
-            return partial(self._run_numbers, ["--section=post-data", path_of(head)], numbers)
+            return partial(self._run_numbers, head, ["--section=post-data"], numbers)
 
         def constraints_of(artifact: str) -> Iterator[Callable[[], None]]:
             if artifact in early:
@@ -301,12 +289,12 @@ class _Job:
     ) -> None:
         """Indexes not built yet, foreign keys, triggers and the rest, several at a time; their definitions are all in
         the head."""
-        side_by_side = ["--section=post-data", f"--jobs={self.jobs}", path_of(head)]
+        side_by_side = ["--section=post-data", f"--jobs={self.jobs}"]
         last = to_restore_last(contents)
         numbers = part.numbers if part is not None else all_numbers(self._said_of(head, "--list"))
         numbers = tuple(number for number in numbers if number not in built)
-        self._run_numbers(side_by_side, [number for number in numbers if number not in last])
-        self._run_numbers(["--section=post-data", path_of(head)], [number for number in numbers if number in last])
+        self._run_numbers(head, side_by_side, [number for number in numbers if number not in last])
+        self._run_numbers(head, ["--section=post-data"], [number for number in numbers if number in last])
 
     def contents(self, head: IO[bytes]) -> tuple[Entry, ...]:
         """The entries of the dump, its rows left out."""
@@ -319,20 +307,29 @@ class _Job:
             [self.programs.path("pg_restore"), *arguments, path_of(head)],
             env=self.server.child_environment(),
             failure=_restore_failed(self.server, self.database, "dump"),
+            inherits=[head],
         )
         return b"".join(chunks).decode()
 
-    def _run_numbers(self, arguments: Sequence[str], numbers: Sequence[int]) -> None:
+    def _run_numbers(self, head: IO[bytes], arguments: Sequence[str], numbers: Sequence[int]) -> None:
         if numbers:
             with memory_file() as chosen:
                 chosen.write(use_list(numbers))
-                self._run([f"--use-list={path_of(chosen)}", *arguments], [], "dump")
+                chosen_from = [f"--use-list={path_of(chosen)}", *arguments, path_of(head)]
+                self._run(chosen_from, [], "dump", inherits=[chosen, head])
 
     def _restore(self, artifact: str, *arguments: str, copy_to: IO[bytes] | None = None) -> None:
         chunks = self.open_artifact(artifact)
         self._run(list(arguments), _copied(chunks, copy_to) if copy_to else chunks, artifact)
 
-    def _run(self, arguments: Sequence[str], chunks: Iterator[bytes] | list[bytes], artifact: str) -> None:
+    def _run(
+        self,
+        arguments: Sequence[str],
+        chunks: Iterator[bytes] | list[bytes],
+        artifact: str,
+        *,
+        inherits: Sequence[IO[bytes]] = (),
+    ) -> None:
         newer = self.programs.major > self.target_major
         command: list[str | Path] = [
             self.programs.path("pg_restore"), "--no-password", f"--dbname={database_argument(self.database)}",
@@ -345,6 +342,7 @@ class _Job:
             env=self.server.child_environment(**self.settings),
             failure=_restore_failed(self.server, self.database, artifact),
             forgives=_only_unknown_settings if newer else None,
+            inherits=inherits,
         )
 
 

@@ -15,13 +15,12 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
-from lifeboat.children import Children, Failure, output_of
+from lifeboat.children import Children, Failure, memory_file, output_of, path_of
 from lifeboat.errors import EvidenceMismatch, LifeboatError, RestoreFailed
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
 from lifeboat.postgres.contents import Entry, read_contents, use_list
 from lifeboat.postgres.evidence import PINNED_OUTPUT
 from lifeboat.postgres.programs import Programs, programs_for_dump
-from lifeboat.postgres.restore import memory_file, path_of
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,9 @@ def _dump_definitions(
     environment = server.child_environment(statement_timeout="0")
     for chunk in output_of(children, command, env=environment, failure=_failed("pg_dump", side)):
         into.write(chunk)
-    return read_contents(_run_restore(["--verbose", path_of(into)], server, programs, children).decode())
+    return read_contents(
+        _run_restore(["--verbose", path_of(into)], server, programs, children, inherits=[into]).decode()
+    )
 
 
 def _comes_along(entry: Entry, entries: Sequence[Entry]) -> bool:
@@ -192,17 +193,24 @@ def _script(
     with memory_file() as chosen:
         chosen.write(use_list(numbers))
         arguments = [section, f"--use-list={path_of(chosen)}", "--no-owner", "--no-privileges", path_of(definitions)]
-        script = _run_restore(arguments, server, programs, children)
+        script = _run_restore(arguments, server, programs, children, inherits=[chosen, definitions])
     return _NOT_SQL.sub(b"", script)
 
 
 _NOT_SQL = re.compile(rb"^(\\(un)?restrict \w+|SET transaction_timeout = 0;)$", re.MULTILINE)
 
 
-def _run_restore(arguments: Sequence[str], server: PostgresServer, programs: Programs, children: Children) -> bytes:
+def _run_restore(
+    arguments: Sequence[str],
+    server: PostgresServer,
+    programs: Programs,
+    children: Children,
+    *,
+    inherits: Sequence[IO[bytes]],
+) -> bytes:
     command: list[str | Path] = [programs.path("pg_restore"), "--file=-", *arguments]
-    environment = server.child_environment()
-    return b"".join(output_of(children, command, env=environment, failure=_failed("pg_restore", "definitions")))
+    failure = _failed("pg_restore", "definitions")
+    return b"".join(output_of(children, command, env=server.child_environment(), failure=failure, inherits=inherits))
 
 
 def _failed(program: str, what: str) -> Failure:
