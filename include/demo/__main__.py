@@ -22,6 +22,7 @@ from rich.table import Table
 from demo.comparison import Contents, contents
 from demo.configuration import set_in
 from demo.mail import mail_catcher
+from demo.ordinary import ASKED_BY_ROOT, find_workplace, is_root, make_workplace, remove_workplace
 from demo.runs import await_run, failures, trigger
 from demo.stand import DATABASE, ROOT, Platform, airflow, application, platform, serving
 from demo.storage import ServerFailed, free_ports
@@ -102,7 +103,7 @@ def up() -> int:
         f"The platform's own application is at {record['site']}, login {record['login']}, password {PASSWORD}",
         soft_wrap=True,
     )
-    console.print(f"On a terminal: PYTHONPATH=include .venv/bin/python -m lifeboat list {chosen}", soft_wrap=True)
+    console.print(f"On a terminal: {_python()} -m lifeboat list {chosen}", soft_wrap=True)
     console.print(f"Alerts are mailed into {FOLDER}/up/mail; `lifeboat notify --test` sends one.", soft_wrap=True)
     console.print("`make down` ends it.")
     return 0
@@ -122,6 +123,32 @@ def down() -> int:
     shutil.rmtree(FOLDER / "up", ignore_errors=True)
     console.print("Ended.")
     return 0
+
+
+def by_an_ordinary_user(command: str) -> int:
+    """The same where root asks: as nobody, since what root runs shows nothing of what others may not do.
+
+    What failed stays, for its logs to be read; so does what goes on running.
+    """
+    purpose = "demo" if command == "run" else "up"
+    place = find_workplace(purpose)
+    if command == "down" and place is None:
+        console.print("Nothing is running.")
+        return 0
+    if place is None or command == "run" or (command == "up" and _running(place.project / ".demo") is None):
+        console.print("Asked by root: all of it runs as the user nobody, in a copy of this project.")
+        place = make_workplace(purpose)
+    status = place.run("-m", "demo", command)
+    if status == 0 and command != "up":
+        remove_workplace(purpose)
+    return status
+
+
+def _python() -> str:
+    """What a person types to run this Python on the demo's platform, as whom it belongs to."""
+    if user := os.environ.get(ASKED_BY_ROOT):
+        return f"cd / && runuser -u {user} -- env PYTHONPATH={ROOT}/include {sys.executable}"
+    return "PYTHONPATH=include .venv/bin/python"
 
 
 def _story(folder: Path) -> bool:
@@ -225,14 +252,14 @@ def _folder(name: str) -> Iterator[Path]:
     yield folder
 
 
-def _record_file() -> Path:
-    return FOLDER / "up.json"
+def _record_file(folder: Path = FOLDER) -> Path:
+    return folder / "up.json"
 
 
-def _running() -> dict[str, str] | None:
-    """What `serve` has written, when its process still runs."""
+def _running(folder: Path = FOLDER) -> dict[str, str] | None:
+    """What `serve` has written into a folder, when its process still runs."""
     try:
-        record: dict[str, str] = json.loads(_record_file().read_text("utf-8"))
+        record: dict[str, str] = json.loads(_record_file(folder).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return record if _alive(int(record["pid"])) else None
@@ -276,7 +303,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _end)
     commands = {"run": run, "serve": serve, "up": up, "down": down}
     try:
-        return commands[sys.argv[1]]()
+        return by_an_ordinary_user(sys.argv[1]) if is_root() else commands[sys.argv[1]]()
     except (ServerFailed, LifeboatError, subprocess.CalledProcessError) as error:
         console.print(f"[bold red]Failed:[/] {error}", soft_wrap=True)
         return 1

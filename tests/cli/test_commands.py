@@ -23,6 +23,8 @@ from tests.cli.conftest import Place, damage, postgres_uri
 from tests.fixtures_postgres import PROGRAMS, new_name
 from tests.processes import children_of, wait_until
 
+pytestmark = pytest.mark.ordinary
+
 
 @pytest.mark.slow
 def test_everything_is_restored_with_the_command_line_alone(place: Place, postgres: PostgresServer) -> None:

@@ -15,7 +15,7 @@ from tests.cli.conftest import Place, postgres_uri
 from tests.cli.test_commands import damage
 from tests.fixtures_postgres import new_name
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
 
 CHECKS = "- {name: customers, sql: SELECT count(*) > 0 FROM app.customers, expected: %s}\n"
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import Place, postgres_uri
 from tests.fixtures_postgres import Clusters, new_name
 from tests.in_place.conftest import ask, databases, evidence_of, make_orders, make_receivables
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
 
 REALLY = "--i-know-this-replaces-the-live-database"
 SETTLED = "SELECT count(*) FROM receivables.allocations"

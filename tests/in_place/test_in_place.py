@@ -37,7 +37,7 @@ from tests.in_place.conftest import (
     make_receivables,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
 
 SPOILED = "SELECT count(*) FROM orders WHERE note = 'spoiled'"
 

@@ -28,7 +28,7 @@ from tests.in_place.conftest import (
     make_place,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
 
 QUOTED = 'Table with "quotes", dots. and ünïcode'
 EVERYTHING = (

@@ -29,7 +29,7 @@ from tests.in_place.conftest import (
     make_receivables,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
 
 QUOTED = 'Table with "quotes", dots. and ünïcode'
 PAYMENTS = {"app.payments_2025", "app.payments 2026", "app.payments_rest"}

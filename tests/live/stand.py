@@ -51,7 +51,7 @@ BUSY = {
 }
 """Settings of an Airflow that runs beside other tests."""
 
-LIVE = [pytest.mark.slow, pytest.mark.timeout(900)]
+LIVE = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(900)]
 """The marks of every live test: the first of them has to start everything."""
 
 PATIENCE = 180.0

@@ -16,7 +16,7 @@ from lifeboat.postgres.unfinished import mark_unfinished
 from tests.fixtures_postgres import new_name
 from tests.postgres.artifacts import Kept, restore
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
 
 COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
 

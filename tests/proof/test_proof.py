@@ -47,7 +47,7 @@ from tests.fixtures_postgres import PROGRAMS, new_name
 from tests.processes import wait_until
 from tests.proof.conftest import INSTALLED, KEYRING, NOW, Place
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
 
 RIGHT = SmokeChecks(sql=(SqlCheck("orders are there", "SELECT count(*) FROM orders", 2000),))
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from demo.stand import airflow
+from lifeboat.choosing import choose_snapshot
 from lifeboat.recovery.case import RESTORE
 from lifeboat.recovery.journal import Journal, incidents
 from lifeboat.recovery.model import Outcome
@@ -160,6 +161,20 @@ def test_a_platform_that_burnt_down_is_brought_back_by_a_new_airflow_that_dies_m
     assert "admin" in report
     page = live.airflow.request("GET", f"/dags/{DAG}/dagRuns/{run}/taskInstances/notify_stakeholders.close/links")
     assert incident.id in page["extra_links"]["Incident"]
+
+
+def test_a_snapshot_is_proven_and_restored_into_a_new_database_by_dag(ashes: Ashes) -> None:
+    live = ashes.live
+    proof = live.trigger("monthly_restore_test", sources=["receivables"], older_too=False)
+    restore = live.trigger("restore", database="receivables", new_database="looked_at")
+
+    live.ended("monthly_restore_test", proof, seconds=240)
+    live.ended("restore", restore, seconds=240)
+
+    assert live.state("monthly_restore_test", proof) == "success", live.log("monthly_restore_test", proof, "prove", 0)
+    assert live.state("restore", restore) == "success", live.log("restore", restore, "restore_new")
+    assert "looked_at" in ashes.platform.databases()
+    assert choose_snapshot(live.vault(), "receivables", proven=True)
 
 
 def hold_in_the_middle_of_its_rows(process: int) -> None:
