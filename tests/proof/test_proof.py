@@ -69,7 +69,7 @@ def test_a_whole_snapshot_is_proven_on_a_scratch_server_that_goes_again(place: P
         "scratch server", "roles", "database", "definitions", "rows and indexes", "remaining definitions",
         "properties", "comparison", "pages and indexes", "smoke checks",
     ]  # fmt: skip
-    assert sum(proof.seconds.values()) <= proof.total < 60
+    assert sum(proof.seconds.values()) <= proof.total
     assert list(place.scratch.iterdir()) == []
     (attestation,) = attestations_of(place.vault, place.snapshot)
     assert (attestation.verdict, attestation.repository) == (Verdict.PROVEN, "near")

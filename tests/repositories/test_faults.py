@@ -112,13 +112,9 @@ def test_a_closed_port_is_a_transient_error_that_names_the_repository_and_the_en
 
 
 @pytest.mark.parametrize("kind", [S3Server, AzuriteServer], ids=["s3", "azure"])
-def test_the_clients_of_the_platform_give_up_a_closed_port_soon(kind: type[Server]):
-    began = time.monotonic()
-
+def test_the_clients_of_the_platform_give_up_a_closed_port(kind: type[Server]):
     with pytest.raises(RepositoryUnavailable):
         keys(platform_repository(kind(free_ports(1)[0])))
-
-    assert time.monotonic() - began < 25
 
 
 @each_operation
