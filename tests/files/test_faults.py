@@ -30,7 +30,7 @@ from lifeboat.repositories.local import LocalDiskRepository
 from lifeboat.repositories.memory import MemoryRepository
 from lifeboat.vault import Snapshot
 from tests.files.vaults import Tree, fill, picture
-from tests.processes import as_nobody
+from tests.other_user import as_other_user
 
 
 def faults_in(tree: Tree, snapshot: Snapshot) -> dict[str, str]:
@@ -87,7 +87,7 @@ def test_permissions_are_faults_for_a_real_user() -> None:
                 said.append(f"{found.path.decode()}: {found.fault or (read.fault if read else '')}")
             return said
 
-        assert as_nobody(walk) == [
+        assert as_other_user(walk) == [
             ": ",
             "closed: Permission denied",
             "listed: ",
