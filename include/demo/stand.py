@@ -22,7 +22,17 @@ import httpx
 from demo.configuration import set_in, write_configuration
 from demo.receivables import OWNER, SMOKE_CHECKS, load_receivables
 from demo.sessions import load_sessions
-from demo.storage import LOOPBACK, S3Server, ServerFailed, free_ports, program, redis_server, running, seaweedfs
+from demo.storage import (
+    LOOPBACK,
+    S3Server,
+    ServerFailed,
+    await_ready,
+    free_ports,
+    program,
+    redis_server,
+    running,
+    seaweedfs,
+)
 from demo.uploads import write_uploads
 from demo.webapp import PASSWORD, load_web
 from lifeboat.connections import Connection
@@ -234,12 +244,13 @@ def airflow(
     paths = os.pathsep.join([str(ROOT / "include"), str(ROOT / "plugins")])
     _run(loader, home / "settings.log", variables | platform.settings | {"PYTHONPATH": paths})
     with contextlib.ExitStack() as stack:
+        # Begun first, so ended last: without it, tasks that are ended try for half a minute to say so.
+        server = stack.enter_context(component(made, "api-server"))
         # What waits without a worker needs the triggerer; nothing in the demo's own run does.
         with_triggerer = scheduled_runs if triggerer is None else triggerer
         for name in ("scheduler", "dag-processor", *(["triggerer"] if with_triggerer else [])):
             stack.enter_context(component(made, name))
-        command, log = [program("airflow"), "api-server"], home / "api-server.log"
-        stack.enter_context(running(command, log, lambda: _ready(made), variables, within=180, grace=30))
+        await_ready(lambda: _ready(made), server, home / "api-server.log", within=180)
         yield made
 
 

@@ -262,7 +262,7 @@ def running(
             start_new_session=True,
         )
     try:
-        _wait_until(ready, process, log, within)
+        await_ready(ready, process, log, within)
         yield process
     finally:
         _stop(process, grace)
@@ -310,7 +310,8 @@ def program(name: str) -> str:
     return found
 
 
-def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, within: float) -> None:
+def await_ready(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, within: float) -> None:
+    """Wait until a server that was started answers. Raises `ServerFailed` where it ends, or takes longer."""
     deadline = time.monotonic() + within
     while not ready():
         if process.poll() is not None:
