@@ -44,6 +44,7 @@ from lifeboat.snapshot import Kind
 from lifeboat.vault import Member, Vault
 from tests.core.storage_faults import FailingRepository
 from tests.fixtures_postgres import PROGRAMS, new_name
+from tests.other_user import NOBODY
 from tests.processes import wait_until
 from tests.proof.conftest import INSTALLED, KEYRING, NOW, Place
 
@@ -516,7 +517,9 @@ def test_a_kept_scratch_server_outlives_its_restore_test_and_all_are_told_how_to
 
 
 @pytest.mark.usefixtures("kept_go")
-def test_a_kept_scratch_server_is_left_alone_until_its_time_is_over_and_then_removed(place: Place) -> None:
+def test_a_kept_scratch_server_is_left_alone_until_its_time_is_over_and_then_removed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = SmokeChecks(sql=(SqlCheck("all", "SELECT count(*) FROM orders", 3),))
     proof = place.prove_on_scratch(checks=wrong, keep_for=timedelta(hours=2))  # what failed is worth a look
     kept = proof.kept
@@ -529,9 +532,10 @@ def test_a_kept_scratch_server_is_left_alone_until_its_time_is_over_and_then_rem
     assert orders_in(kept) == 2000
 
     process, record = postmaster(kept.folder), kept.folder / "kept.json"
-    os.chown(record, 65534, -1)
-    assert cluster.remove_leftovers(place.scratch) == ()  # another user's, and its lock is held
-    os.chown(record, os.geteuid(), -1)
+    with monkeypatch.context() as another_user:
+        another_user.setattr(os, "geteuid", lambda: NOBODY)
+        assert kept_servers(place.scratch) == ()
+        assert cluster.remove_leftovers(place.scratch) == ()
     over = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
     record.write_text(json.dumps(json.loads(record.read_text()) | {"until": over}))
     assert cluster.remove_leftovers(place.scratch) == (kept.name,)

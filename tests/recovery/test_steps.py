@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -341,18 +343,45 @@ def test_a_target_without_room_is_told_before_anything_is_restored(
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
+def small_disk(folder: Path) -> Iterator[Callable[[], object]]:
+    """A disk of 288 KiB, which can be made larger. Only root can have one."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=288k", "none", folder], check=True)
     try:
-        yield
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=2m", folder], check=True)
     finally:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_without_room_for_the_files_is_told_before_anything_is_restored(ruins: Ruins) -> None:
+@contextmanager
+def seemingly_small_disk(folder: Path) -> Iterator[Callable[[], object]]:
+    """A folder of which the system says that it has hardly any room."""
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=60, f_frsize=4096))
+        yield patch.undo
+
+
+@contextmanager
+def small_files(folder: Path) -> Iterator[Callable[[], object]]:
+    """A folder in which no file may be larger than 200 kB, until that is allowed."""
+    folder.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+Limit = Callable[[Path], AbstractContextManager[Callable[[], object]]]
+AS_ROOT = [small_disk] if os.geteuid() == 0 else []
+
+
+@pytest.mark.parametrize("limit", [seemingly_small_disk, *AS_ROOT])
+def test_a_disk_without_room_for_the_files_is_told_before_anything_is_restored(ruins: Ruins, limit: Limit) -> None:
     ruins.destroy("uploads")
-    with small_disk(ruins.uploads, "256k"):
+    with limit(ruins.uploads):
         case = ruins.case()
         assessment = ruins.assess(case)
         with pytest.raises(NotReady, match=r"uploads has room for 2\d\d\.. KiB, and 4\d\d\.. KiB are needed"):
@@ -360,20 +389,20 @@ def test_a_disk_without_room_for_the_files_is_told_before_anything_is_restored(r
         assert list(ruins.uploads.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_fails_the_restore_which_goes_on_once_there_is_room(ruins: Ruins) -> None:
+@pytest.mark.parametrize("limit", [small_files, *AS_ROOT])
+def test_a_disk_that_fills_up_fails_the_restore_which_goes_on_once_there_is_room(ruins: Ruins, limit: Limit) -> None:
     ruins.destroy("uploads")
     case = ruins.case()
-    with small_disk(ruins.uploads, "1m"):
+    with limit(ruins.uploads) as make_room:
         assessment = ruins.assess(case)
-        prepare(case, assessment)
         begun = {"identity": folder_identity(ruins.uploads), "moment": datetime.now(UTC).isoformat()}
         begun["snapshot"] = assessment.component("uploads").snapshot
         case.journal.write("restore", Outcome.BEGUN, "killed at its very beginning", "uploads", begun)
-        (ruins.uploads / "in the way").write_bytes(bytes(600_000))
+        prepare(case, assessment)
 
-        with pytest.raises(RestoreFailed, match="No space left on device"):
+        with pytest.raises(RestoreFailed, match=r"No space left on device|File too large"):
             restore(case, assessment, "uploads")
-        (ruins.uploads / "in the way").unlink()
+        make_room()
         restored = restore(case, assessment, "uploads")
 
         assert ruins.files() == UPLOADS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ class Kind:
     lists_beside_puts: bool = True
     """A listing that runs beside puts leaves out nothing that was put before it; JuiceFS's left out 7 of 3,520."""
     knows_free_bytes: bool = False
+    finds_nothing_below_objects: bool = True
+    """What is asked for below an object is not there. JuiceFS keeps objects as files, and asks first whether its user
+    may search them like folders: it answers any user but root that access is denied. Lifeboat's keys are never so."""
 
 
 def s3_repository(client, prefix: str | None = None) -> S3Repository:
@@ -74,6 +78,7 @@ KINDS = {
             honours_create_only=False,
             arbitrates_completes=False,
             lists_beside_puts=False,
+            finds_nothing_below_objects=os.geteuid() == 0,
         ),
         Kind("azurite", lambda request, _: azure_repository(azure_client_of(request.getfixturevalue("azurite")))),
     )

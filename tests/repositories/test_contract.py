@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lifeboat.errors import ObjectExists, ObjectNotFound, RepositoryError, SettingsError
+from lifeboat.errors import ObjectExists, ObjectNotFound, RepositoryError, RepositoryRefused, SettingsError
 from lifeboat.repositories.contract import Repository, ThawState
 from lifeboat.repositories.parts import MIB
 from tests.repositories.conftest import PART, Kind
@@ -238,11 +238,12 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_what_is_not_there_is_not_found(repository: Repository, operation):
+def test_what_is_not_there_is_not_found(repository: Repository, kind: Kind, operation):
     repository.put("here", [b"x"])
+    below = ObjectNotFound if kind.finds_nothing_below_objects else RepositoryRefused
 
-    for key in ("missing", "here/missing", "missing/below"):
-        with pytest.raises(ObjectNotFound, match=key):
+    for key, error in {"missing": ObjectNotFound, "here/missing": below, "missing/below": ObjectNotFound}.items():
+        with pytest.raises(error, match=key):
             operation(repository, key)
 
     assert keys(repository) == ["here"]
