@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lifeboat.own_files import make_folders
 from lifeboat.repositories.contract import ObjectInfo, Repository
 
 Made = TypeVar("Made")
@@ -91,7 +92,7 @@ class RecordCache:
     def _keep(self, file: Path, data: bytes) -> None:
         aside = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
         with suppress(OSError):
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(file.parent)
             aside.write_bytes(data)
             aside.replace(file)
 

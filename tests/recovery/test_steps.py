@@ -463,6 +463,23 @@ def test_a_practice_goes_through_all_steps_on_scratch_targets_and_touches_nothin
     assert clear_practice(recovered.case) == ()
 
 
+def test_a_practice_does_not_follow_a_link_that_somebody_has_put_in_the_place_of_its_folder(
+    ruins: Ruins, scratch: Path
+) -> None:
+    from lifeboat.recovery.steps import clear_practice
+
+    case = ruins.case(mode=Mode.PRACTICE, components=("configuration",))
+    link = scratch / f"lifeboat-practice-{case.incident}"
+    (ruins.folder / "precious").mkdir()
+    link.symlink_to(ruins.folder / "precious")
+
+    with pytest.raises(NotReady, match="it is somebody else's"):
+        ruins.carry_out(case)
+
+    assert clear_practice(case) == ()
+    assert list((ruins.folder / "precious").iterdir()) == []
+
+
 def test_configuration_of_the_platform_is_private_in_a_practice_too(ruins: Ruins, scratch: Path) -> None:
     from lifeboat.recovery.steps import clear_practice
 

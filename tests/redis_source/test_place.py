@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -161,6 +162,34 @@ def test_a_damaged_artifact_leaves_everything_as_it_was(
         place_rdb(vault, snapshot, data)
 
     assert sorted(running.folder.rglob("*")) == files
+
+
+@pytest.mark.timeout(120)
+def test_what_the_folders_owner_puts_in_the_way_is_neither_waited_for_nor_followed(
+    redis_servers: RedisServers, vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = redis_servers.start("redis-8.2")
+    fill(running)
+    snapshot = back_up(vault, running)
+    running.stop()
+    precious, pipe = tmp_path / "precious", running.folder / "lifeboat-x.part"
+    precious.write_bytes(b"precious")
+    os.mkfifo(pipe)
+    flock = fcntl.flock
+
+    def as_soon_as_it_is_locked(file: int, how: int) -> None:
+        flock(file, how)
+        for aside in running.folder.glob("lifeboat-*.part"):
+            if aside.is_file():
+                aside.unlink()
+                aside.symlink_to(precious)
+
+    monkeypatch.setattr(fcntl, "flock", as_soon_as_it_is_locked)
+
+    place_rdb(vault, snapshot, data_folder_of(running.folder / "redis.conf"))
+
+    assert precious.read_bytes() == b"precious"
+    assert not pipe.exists()
 
 
 KILLED = """

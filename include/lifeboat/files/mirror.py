@@ -21,6 +21,7 @@ from lifeboat.files.placing import Place
 from lifeboat.files.reading import CHUNK
 from lifeboat.files.state import open_state
 from lifeboat.files.sync import TreeSource
+from lifeboat.own_files import make_file
 from lifeboat.repositories.contract import Repository, is_key
 
 README_KEY = "README-UNENCRYPTED.md"
@@ -193,7 +194,7 @@ def _memory(source: TreeSource) -> sqlite3.Connection:
     path: Path = source.state / "files" / f"{source.name}.mirror.sqlite"
     try:
         with suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            os.close(make_file(path, os.O_EXCL | os.O_WRONLY))
         memory = sqlite3.connect(path)
         memory.execute(
             "CREATE TABLE IF NOT EXISTS mirrored (prefix TEXT, path BLOB, size INTEGER, mtime INTEGER, seen INTEGER, "

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from lifeboat.errors import SettingsError, SourceUnavailable
 from lifeboat.files.entries import Piece
 from lifeboat.manifest import Pack
+from lifeboat.own_files import make_file, make_folders
 
 FORMAT = "1"
 
@@ -220,8 +221,8 @@ def open_state(folder: Path, source: str) -> Iterator[State]:
     """
     path = folder / f"{source}.sqlite"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / f"{source}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        make_folders(folder)
+        lock = make_file(folder / f"{source}.lock", os.O_RDWR)
     except OSError as error:
         raise SettingsError(
             f"The state of {source} cannot be kept in {folder}: {error.strerror}.",
@@ -260,7 +261,7 @@ def _opened(path: Path) -> State:
             state.writing.close()
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         (path.parent / name).unlink(missing_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    os.close(make_file(path, os.O_EXCL | os.O_WRONLY))
     state = _connected(path)
     state.writing.executescript(_SCHEMA)
     state.begin({})

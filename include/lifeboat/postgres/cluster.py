@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lifeboat.errors import ClientMissing, NotReady, SourceUnavailable
+from lifeboat.own_files import open_own, own_folders
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.kept_server import PREFIX, KeptServer, read_kept, remove_kept, start_kept
 from lifeboat.postgres.programs import Programs
@@ -162,7 +163,9 @@ class TemporaryCluster:
         password_file = self.folder / "password"
         password_file.touch(0o600)
         password_file.write_text(self.server.password)
-        for path in (self.folder, password_file):
+        # The folder stays ours: the server's user could put links into one of its own.
+        self.data.mkdir(mode=0o700)
+        for path in (self.data, password_file):
             _give_away(path)
         said = subprocess.run(
             [*_as_server_user(), str(self._binaries / "initdb"), "-D", str(self.data), "-U", "postgres",
@@ -223,10 +226,11 @@ def _give_away(path: Path) -> None:
 def remove_leftovers(base: Path) -> tuple[str, ...]:
     """Remove servers whose time is over, and the data of those whose process was killed; the names of their folders.
 
-    A server that is kept is left alone until its time is over; of a killed one, nobody holds the lock any more.
+    A server that is kept is left alone until its time is over; of a killed one, nobody holds the lock any more. Those
+    of other users are passed over.
     """
     removed = []
-    for folder in base.glob(f"{PREFIX}*"):
+    for folder in own_folders(base, PREFIX):
         with contextlib.suppress(OSError):
             kept = read_kept(folder)
             if kept is not None and kept.until > datetime.now(UTC):
@@ -242,7 +246,7 @@ def remove_leftovers(base: Path) -> tuple[str, ...]:
 def _remove_unlocked(folder: Path) -> bool:
     if time.time() - folder.stat().st_mtime < YOUNG_SECONDS:
         return False  # perhaps it is about to be locked
-    lock = os.open(folder / _LOCK, os.O_RDONLY)
+    lock = open_own(folder / _LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lifeboat.errors import SettingsError
+from lifeboat.own_files import open_own, own_folders
 
 PREFIX = "lifeboat-postgres-"
 """What the name of every throw-away server's folder begins with."""
@@ -124,17 +125,15 @@ def kept_servers(base: Path) -> tuple[KeptServer, ...]:
 
     Those alone that this user has kept.
     """
-    found = (read_kept(folder) for folder in base.absolute().glob(f"{PREFIX}*"))
+    found = (read_kept(folder) for folder in own_folders(base.absolute(), PREFIX))
     return tuple(sorted((kept for kept in found if kept is not None), key=lambda kept: (kept.until, kept.name)))
 
 
 def read_kept(folder: Path) -> KeptServer | None:
     """What is recorded of a kept server in its folder; None where there is no record that this user has written."""
     try:
-        file = folder / _RECORD
-        if file.lstat().st_uid != os.geteuid():
-            return None  # anybody can make a folder of such a name
-        said = json.loads(file.read_text())
+        with os.fdopen(open_own(folder / _RECORD)) as file:
+            said = json.load(file)
         return KeptServer(
             folder,
             str(said["address"]),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lifeboat.errors import LifeboatError, NotReady, ObjectExists, RepositoryError, SettingsError, SnapshotNotFound
+from lifeboat.own_files import make_folders
 from lifeboat.progress import Report
 from lifeboat.recovery.model import Entry, Mode, Outcome, Request
 from lifeboat.vault import Member, Vault
@@ -216,7 +217,7 @@ class Journal:
         if self._state is None:
             return False
         try:
-            self._state.mkdir(parents=True, exist_ok=True)
+            make_folders(self._state)
             (self._state / name).write_bytes(data)
         except OSError:
             return False

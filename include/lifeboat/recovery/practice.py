@@ -5,7 +5,7 @@ Scratch targets are found again by the incident's id, by whichever process carri
 
 from __future__ import annotations
 
-import os
+import errno
 import shutil
 import socket
 import time
@@ -18,6 +18,7 @@ from lifeboat.assembly import database_source
 from lifeboat.backup import read_evidence
 from lifeboat.connections import Connection
 from lifeboat.errors import ClientMissing, LifeboatError, NotReady, RestoreFailed, SettingsError
+from lifeboat.own_files import is_own_folder, own_folders
 from lifeboat.postgres.cluster import TemporaryCluster
 from lifeboat.postgres.kept_server import KeptServer, kept_servers, remove_kept
 from lifeboat.recovery.case import Case, snapshot_of
@@ -45,8 +46,8 @@ def make_targets(case: Case, assessment: Assessment) -> None:
     folder = _folder(case)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.stat().st_uid != os.geteuid():
-            raise PermissionError(1, "it is somebody else's")
+        if not is_own_folder(folder):
+            raise PermissionError(errno.EPERM, "it is somebody else's")
     except OSError as error:
         raise NotReady(f"{folder} cannot be made: {error.strerror}.", hint="Name another folder.") from error
     databases = [c for c in assessment.components if c.kind is Kind.POSTGRES and c.snapshot]
@@ -107,7 +108,7 @@ def clear(case: Case) -> tuple[str, ...]:
             remove_kept(kept)
             removed.append(kept.name)
     folder = _folder(case)
-    if folder.is_dir() and folder.stat().st_uid == os.geteuid():
+    if is_own_folder(folder):
         shutil.rmtree(folder, ignore_errors=True)
         removed.append(folder.name)
     return tuple(removed)
@@ -119,10 +120,9 @@ def remove_leftovers(base: Path = BASE) -> tuple[str, ...]:
     Scratch servers end by themselves in their time.
     """
     removed = []
-    for folder in base.glob(f"{_PREFIX}*"):
+    for folder in own_folders(base, _PREFIX):
         with suppress(OSError):
-            status = folder.lstat()
-            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > KEEP.total_seconds():
+            if time.time() - folder.lstat().st_mtime > KEEP.total_seconds():
                 shutil.rmtree(folder, ignore_errors=True)
                 removed.append(folder.name)
     return tuple(removed)

@@ -127,8 +127,8 @@ def place_rdb(
     _remove_leftovers(data.folder)
     stamp = f"{now or datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     chunks = heard(vault.read(snapshot, "rdb", repository=repository), progress)
-    with _aside(data, snapshot) as aside:
-        contents = _write(aside, chunks)
+    with _aside(data, snapshot) as (aside, file):
+        contents = _write(file, aside, chunks)
         refuse_running(data, server)
         kept = []
         rdb = data.folder / data.rdb
@@ -195,12 +195,12 @@ def rewrite_append_only(
         socket_path, settings = run / "socket", run / "settings"
         settings.touch(0o600)
         settings.write_text("\n".join(_overrides(data, run)) + "\n")
-        if os.geteuid() == 0:
-            for path in (run, settings):
-                os.chown(path, owner.st_uid, owner.st_gid)
         password = data.password or (server.password if server else None)
         there = RedisServer(str(socket_path), 0, server.user if server else None, password)
         with (run / "log").open("ab") as log:
+            if os.geteuid() == 0:
+                for path in (run, settings):
+                    os.chown(path, owner.st_uid, owner.st_gid)
             process = children.start(
                 [*_as_owner(owner), program.path, settings],
                 env={k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH", "TZ")},
@@ -305,8 +305,11 @@ def _holders(folder: Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def _aside(data: DataFolder, snapshot: Snapshot) -> Iterator[Path]:
-    """A file beside the RDB, locked, owned as the RDB is or as the folder is; gone unless it was renamed."""
+def _aside(data: DataFolder, snapshot: Snapshot) -> Iterator[tuple[Path, int]]:
+    """A file beside the RDB, locked, owned as the RDB is or as the folder is; gone unless it was renamed.
+
+    It is written through its descriptor: the folder's owner could have put a link in its place.
+    """
     aside = data.folder / f"lifeboat-{snapshot.id}.part"
     like = data.folder / data.rdb if (data.folder / data.rdb).exists() else data.folder
     file = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -316,18 +319,18 @@ def _aside(data: DataFolder, snapshot: Snapshot) -> Iterator[Path]:
             os.fchown(file, like.stat().st_uid, like.stat().st_gid)
         if like.is_file():
             os.fchmod(file, stat.S_IMODE(like.stat().st_mode))
-        yield aside
+        yield aside, file
     finally:
         aside.unlink(missing_ok=True)
         os.close(file)
 
 
-def _write(aside: Path, chunks: Iterator[bytes]) -> RdbContents:
+def _write(descriptor: int, aside: Path, chunks: Iterator[bytes]) -> RdbContents:
     found: list[RdbContents] = []
 
     def write(stream: Iterator[bytes]) -> None:
         try:
-            with aside.open("wb") as file:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
                 for chunk in stream:
                     file.write(chunk)
                 file.flush()
@@ -345,9 +348,14 @@ def _write(aside: Path, chunks: Iterator[bytes]) -> RdbContents:
 
 def _remove_leftovers(folder: Path) -> None:
     for path in folder.glob("lifeboat-*.part"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with contextlib.suppress(OSError):
+            # The folder's owner may have put a link or a pipe there.
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(file)
 
 
 def _free_name(path: Path, stamp: str) -> Path:

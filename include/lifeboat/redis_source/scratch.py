@@ -26,6 +26,7 @@ from pathlib import Path
 
 from lifeboat.children import Children
 from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, SourceError, SourceUnavailable
+from lifeboat.own_files import own_folders
 from lifeboat.redis_source.connection import RedisServer
 from lifeboat.redis_source.programs import RedisProgram, no_server
 from lifeboat.redis_source.rdb import RdbContents, read_rdb
@@ -150,10 +151,10 @@ def check_memory(used: int) -> None:
 
 
 def remove_leftovers(base: Path) -> None:
-    """Remove the folders of servers whose process was killed: nobody holds their lock any more."""
-    for folder in base.glob(f"{_PREFIX}*"):
+    """Remove the folders of this user's servers whose process was killed: nobody holds their lock any more."""
+    for folder in own_folders(base, _PREFIX):
         with contextlib.suppress(OSError):
-            lock = os.open(folder, os.O_RDONLY)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
