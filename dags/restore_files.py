@@ -6,7 +6,14 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag
 
-from lifeboat_airflow.defaults import DAG_ARGS, platform, repository_field, snapshot_field, tree_field
+from lifeboat_airflow.defaults import (
+    DAG_ARGS,
+    each_once_or_none,
+    platform,
+    repository_field,
+    snapshot_field,
+    tree_field,
+)
 from lifeboat_airflow.operators.files import RestoreFilesOperator
 from lifeboat_airflow.operators.restore import ChooseSnapshotOperator
 from lifeboat_airflow.operators.thaw import ThawSnapshotOperator
@@ -28,8 +35,7 @@ SOURCE, REPOSITORY = "{{ params.tree }}", "{{ params.repository }}"
         ),
         "patterns": Param(
             None,
-            type=["null", "array"],
-            items={"type": "string", "minLength": 1},
+            **each_once_or_none(minLength=1),
             title="Only these files",
             description="One a line: a path or folder such as /2026/march, or a name such as *.pdf. None means all.",
         ),

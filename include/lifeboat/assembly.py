@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -139,6 +140,19 @@ def database_source(platform: Platform, name: str, lookup: Lookup) -> DatabaseSo
             hint="Add `database: <name>` to the source.",
         )
     return DatabaseSource(name, postgres_server(connection), database, settings.content_hash, settings.stream_size)
+
+
+def databases_named_twice(platform: Platform, lookup: Lookup) -> tuple[str, ...]:
+    """Remarks on sources that are one database by two connections; platform.yaml alone does not show it."""
+    first: dict[tuple[str, int, str], str] = {}
+    said = []
+    for settings in platform.sources.databases:
+        with suppress(SettingsError):  # said of that source alone
+            source = database_source(platform, settings.name, lookup)
+            place = source.server.host, source.server.port, source.database
+            if (other := first.setdefault(place, source.name)) != source.name:
+                said.append(f"{source.name} is the same database as {other}: it is dumped twice every night.")
+    return tuple(said)
 
 
 def tree_source(platform: Platform, name: str) -> TreeSource:

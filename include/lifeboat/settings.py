@@ -185,14 +185,12 @@ def _fault(message: str, remedy: str, at: KeyPath = ()) -> PydanticCustomError:
 
 
 def _two_recipients(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < 2:
+    if len(names) < 2:
         raise _fault(
             "backups must be sealed for at least two different recipients: losing the private key of a single one "
             "would lose every backup.",
             "Add the offline one: `recipients: [operations, escrow]`.",
         )
-    if len(set(names)) < len(names):
-        raise _fault("a recipient is named twice.", "Name each once.")
     return names
 
 
@@ -568,6 +566,15 @@ class ApplicationSettings(_Settings):
             raise _fault(
                 "the preset has nothing to stop and start.", "Add `services:` with their names.", at=("preset",)
             )
+        if both := sorted({*self.services} & {*self.data_services}) if self.preset is not Preset.KUBERNETES else ():
+            raise _fault(
+                f"{', '.join(both)} would be stopped while data is put into it.",
+                "Name what holds data only there.",
+                at=("services",),
+            )
+        replicated = [name.partition("=")[0] for name in self.services]
+        if len(set(replicated)) < len(set(self.services)):
+            raise _fault("a service is named twice.", "Name each once.", at=("services",))
         for name in (*self.services, *self.data_services):
             if "=" in name and self.preset is not Preset.KUBERNETES:
                 raise _fault(f"{name!r} is no service's name.", "Replicas are for Kubernetes.", at=("services",))
@@ -820,31 +827,63 @@ def _problem(details: ErrorDetails) -> _Problem:
 
 
 def _repetitions(located: LocatedYaml) -> Iterator[_Problem]:
-    """Keys given twice in one mapping, names given to two things, urls given to two repositories."""
+    """Keys given twice in one mapping, things named twice in one list, and what two sources or repositories share."""
     for path, line in located.duplicates.items():
         yield _Problem(path, ": is given twice.", "Keep one of the two; YAML would take the last in silence.", line)
-    seen: dict[tuple[str, str], KeyPath] = {}
-    for path in _named_things(located.data):
-        for field in ("name", "url"):
-            value = _inside(located.data, (*path, field))
-            if not isinstance(value, str):
-                continue
-            first = seen.setdefault((field, value.rstrip("/")), (*path, field))
-            if first != (*path, field):
-                yield _Problem(
-                    (*path, field),
-                    f" = {_shown(value)}: is also {_dotted(first)}, line {located.line(first)}.",
-                    "Give each source and repository a name of its own."
-                    if field == "name"
-                    else "Give each repository a place of its own; two copies in one place are one copy.",
-                )
+    seen: dict[tuple[object, ...], KeyPath] = {}
+    for path, key, remedy in (*_shared_by_none(located.data), *_listed(located.data, ())):
+        first = seen.setdefault(key, path)
+        if first != path:
+            yield _Problem(
+                path,
+                f" = {_shown(_inside(located.data, path))}: is also {_dotted(first)}, line {located.line(first)}.",
+                remedy,
+            )
 
 
-def _named_things(data: Any) -> Iterator[KeyPath]:
+_Unique = tuple[KeyPath, tuple[object, ...], str]
+"""A place, what must be there only once, and what to do where it is not."""
+
+
+def _shared_by_none(data: Any) -> Iterator[_Unique]:
+    """What no two sources or repositories may have in common: a name, a place, a database."""
     for section in (("repositories",), *(("sources", section) for section in SECTIONS.values())):
         items = _inside(data, section)
         for index in range(len(items) if isinstance(items, list) else 0):
-            yield (*section, index)
+            here: KeyPath = (*section, index)
+            if isinstance(name := _inside(data, (*here, "name")), str):
+                yield (*here, "name"), (name,), "Give each source and repository a name of its own."
+            for field, remedy in _OWN.get(section[-1], {}).items():
+                path = (*here, *field.split("."))
+                value, database = _inside(data, path), _inside(data, (*here, "database"))
+                if isinstance(value, str):
+                    yield path, (section, field, re.sub("/+", "/", value).rstrip("/"), database), remedy
+
+
+_OWN: Mapping[str, Mapping[str, str]] = {
+    "repositories": {"url": "Give each repository a place of its own; two copies in one place are one copy."},
+    "databases": {"connection": "Name each database once, or another `database:` there; one would be dumped twice."},
+    "redis": {"connection": "Name each Redis instance once; the same one would be backed up twice."},
+    "files": {
+        "path": "Name each tree once; the same files would be stored twice.",
+        "mirror.plain": "Give each mirror a place of its own; one would remove what the other has put there.",
+    },
+}
+"""What else each source and repository must have alone, by section and field, and what to do."""
+
+
+def _listed(data: Any, path: KeyPath) -> Iterator[_Unique]:
+    """The texts of every list, each of which is to be there once; those of commands are arguments, and may repeat."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if key != "smoke_command":
+                yield from _listed(value, (*path, key))
+    for index, item in enumerate(data if isinstance(data, list) else ()):
+        if isinstance(item, dict):
+            yield from _listed(item, (*path, index))
+        elif isinstance(item, str):
+            spelt = item.casefold() if "@" in item else item
+            yield (*path, index), (*path, spelt), "Name each once."
 
 
 def _inside(data: Any, path: KeyPath) -> Any:

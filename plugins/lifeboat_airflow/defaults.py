@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -73,20 +73,27 @@ def rto_alerts(platform: Platform) -> list[DeadlineAlert]:
     ]
 
 
+def each_once(names: Collection[str]) -> dict[str, Any]:
+    """What a field is that takes a list of these names: Airflow refuses one that names anything twice."""
+    items = {"type": "string", "enum": list(names)} if names else {"type": "string"}
+    return {"type": "array", "items": items, "uniqueItems": True}
+
+
+def each_once_or_none(**item: Any) -> dict[str, Any]:
+    """What a field is that takes a list of texts, each once, or nothing; with `item` of what a text must be."""
+    return {"type": ["null", "array"], "items": {"type": "string", **item}, "uniqueItems": True}
+
+
 def databases_field(platform: Platform, description: str) -> Param:
     """One or more of the platform's databases; all of them unless chosen otherwise."""
     names = list(platform.names(Kind.POSTGRES))
-    items = {"type": "string", "enum": names}
-    return Param(
-        names, type="array", items=items, minItems=1, examples=names, title="Databases", description=description
-    )
+    return Param(names, **each_once(names), minItems=1, examples=names, title="Databases", description=description)
 
 
 def provable_field(platform: Platform, description: str) -> Param:
     """Some of the sources whose snapshots can be proven; all of them unless chosen otherwise."""
     names = list(platform.names(*PROVERS))
-    items = {"type": "string", "enum": names}
-    return Param(names, type="array", items=items, minItems=1, examples=names, title="Sources", description=description)
+    return Param(names, **each_once(names), minItems=1, examples=names, title="Sources", description=description)
 
 
 def sources_field(platform: Platform, kind: Kind | None, description: str) -> Param:
@@ -95,11 +102,8 @@ def sources_field(platform: Platform, kind: Kind | None, description: str) -> Pa
     None where it has none.
     """
     names = list(platform.names(*([kind] if kind else [])))
-    items = {"type": "string", "enum": names} if names else {"type": "string"}
     least = min(1, len(names))
-    return Param(
-        names, type="array", items=items, minItems=least, examples=names, title="Sources", description=description
-    )
+    return Param(names, **each_once(names), minItems=least, examples=names, title="Sources", description=description)
 
 
 def database_field(platform: Platform) -> Param:
@@ -111,8 +115,7 @@ def database_field(platform: Platform) -> Param:
 def trees_field(platform: Platform) -> Param:
     """Some of the platform's trees of files; all of them unless chosen otherwise."""
     names = list(platform.names(Kind.FILES))
-    items = {"type": "string", "enum": names} if names else {"type": "string"}
-    return Param(names, type="array", items=items, examples=names, title="Trees of files")
+    return Param(names, **each_once(names), examples=names, title="Trees of files")
 
 
 def tree_field(platform: Platform) -> Param:
@@ -123,8 +126,7 @@ def tree_field(platform: Platform) -> Param:
 
 def tables_field(description: str) -> Param:
     """Names of tables, or none."""
-    items = {"type": "string", "minLength": 1}
-    return Param(None, type=["null", "array"], items=items, title="Only these tables", description=description)
+    return Param(None, **each_once_or_none(minLength=1), title="Only these tables", description=description)
 
 
 def snapshot_field(description: str) -> Param:

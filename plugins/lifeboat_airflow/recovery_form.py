@@ -16,7 +16,7 @@ from lifeboat.presets import services_of
 from lifeboat.recovery.model import Mode, Point, Request
 from lifeboat.recovery.request import check_request
 from lifeboat.settings import Platform, load_platform, platform_path
-from lifeboat_airflow.defaults import repository_field
+from lifeboat_airflow.defaults import each_once, each_once_or_none, repository_field
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -70,15 +70,13 @@ def recovery_fields(platform: Platform) -> dict[str, Param]:
         ),
         "snapshots": Param(
             None,
-            type=["null", "array"],
-            items={"type": "string", "pattern": r"^[a-z0-9_-]+/(daily|weekly|monthly)/\d{8}T\d{6}Z-[0-9a-f]{8}$"},
+            **each_once_or_none(pattern=r"^[a-z0-9_-]+/(daily|weekly|monthly)/\d{8}T\d{6}Z-[0-9a-f]{8}$"),
             title="These snapshots",
             description="For `these snapshots`: one a line, as `source/tier/id`; other sources get what fits best.",
         ),
         "components": Param(
             sources,
-            type="array",
-            items={"type": "string", "enum": sources},
+            **each_once(sources),
             minItems=1,
             examples=sources,
             title="What to bring back",
@@ -95,8 +93,7 @@ def recovery_fields(platform: Platform) -> dict[str, Param]:
         ),
         "services": Param(
             None,
-            type=["null", "array"],
-            items={"type": "string", "enum": services} if services else {"type": "string"},
+            **each_once(services) | {"type": ["null", "array"]},
             examples=services,
             title="Only start these services",
             description="None means all of them.",
@@ -115,8 +112,7 @@ def recovery_fields(platform: Platform) -> dict[str, Param]:
         ),
         "tell": Param(
             None,
-            type=["null", "array"],
-            items={"type": "string", "format": "email"},
+            **each_once_or_none(format="email"),
             title="Whom to tell as well",
             description="Mail addresses, one a line, beside those of platform.yaml.",
             **later,
@@ -141,8 +137,7 @@ def other_point_fields() -> dict[str, Param]:
         ),
         "snapshots": Param(
             None,
-            type=["null", "array"],
-            items={"type": "string"},
+            **each_once_or_none(),
             title="These snapshots",
             description="For *Choose another point*: one a line, as `source/tier/id`.",
         ),

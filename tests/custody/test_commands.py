@@ -165,6 +165,8 @@ def test_what_is_rewrapped_can_be_chosen(place: Place) -> None:
 
     assert [(r["snapshot"], len(r["added"])) for r in one] == [(first.label, 2)]
     assert [(r["snapshot"], len(r["added"])) for r in source] == [(first.label, 0), (second.label, 2)]
+    again = place.run("keys", "rewrap", str(first.id), "orders", "orders", "--json").json["rewrappings"]
+    assert [one["snapshot"] for one in again] == [one["snapshot"] for one in source]
     assert other.label in place.run("keys", "rewrap").err
     place.run("keys", "rewrap", "nothing", expect=4)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.definitions.mappedoperator import MappedOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, ParamValidationError
 
 from lifeboat.errors import LifeboatError, SettingsError, SourceUnavailable
 from lifeboat.postgres.connection import PostgresServer
@@ -18,7 +18,7 @@ from lifeboat_airflow import listener, run_events
 from lifeboat_airflow.notifier import LifeboatNotifier
 from lifeboat_airflow.operators.base import LifeboatOperator
 from tests.dags.airflow_home import ROOT
-from tests.dags.conftest import Place, add_tree, back_up, back_up_tree_of, dag_bag, parsed
+from tests.dags.conftest import Place, RunDag, add_tree, back_up, back_up_tree_of, dag_bag, parsed
 from tests.fixtures_postgres import new_name, psql
 from tests.receivers import web_server
 
@@ -139,6 +139,21 @@ def test_a_dead_man_service_hears_of_the_runs_of_every_dag(place: Place, monkeyp
         teller.finish()
 
         assert sorted(web.paths()) == sorted(f"/{dag_id}{end}" for dag_id in DAG_IDS for end in ("/start", "", "/fail"))
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_its_lists_name_nothing_twice(place: Place, dag_id: str) -> None:
+    """Else a source that is named twice would be backed up twice at once, or a person told twice."""
+    dag = dag_bag(dag_id).dags[dag_id]
+    asked = [dag.params, *(task.params for task in dag.tasks)]  # the form's fields, and those beside a question
+    fields = [(name, params.get_param(name).schema) for params in asked for name in params]
+
+    assert [name for name, schema in fields if "array" in schema["type"] and not schema.get("uniqueItems")] == []
+
+
+def test_a_run_that_names_a_database_twice_is_refused_before_it_begins(place: Place, run_dag: RunDag) -> None:
+    with pytest.raises(ParamValidationError, match="non-unique"):
+        run_dag("nightly_database_backup", databases=["orders", "orders"])
 
 
 @pytest.mark.parametrize("dag_id", DAG_IDS)

@@ -161,8 +161,9 @@ def test_rows_written_during_the_dump_are_in_no_stream(
         (("app.payments",), {"app.payments_2025", "app.payments 2026", "app.payments_rest"}),
         (('Table with "quotes", dots. and ünïcode',), {'Odd Schema.Table with "quotes", dots. and ünïcode'}),
         (("invoices", "customers"), {"app.invoices", "app.customers"}),
+        (("invoices", "app.invoices", "invoices"), {"app.invoices"}),
     ],
-    ids=["one", "a partitioned one", "an odd name", "two"],
+    ids=["one", "a partitioned one", "an odd name", "two", "the same in other spelling"],
 )
 def test_selected_tables_are_dumped_alone(
     postgres: PostgresServer, installed: tuple[Programs, ...], tables: tuple[str, ...], expected: set[str]

@@ -56,6 +56,7 @@ def test_what_makes_sense_is_accepted(platform: Platform, fine: Request) -> None
         ({"title": "x" * 121}, "title: it is too long", "one line of at most 120"),
         ({"components": ("uplaods",)}, "components: platform.yaml names no source 'uplaods'", "It names: receivables,"),
         ({"components": ("uploads", "uploads")}, "components: 'uploads' is named twice", "each source once"),
+        ({"tell": ("a@sme.example", "a@sme.example")}, "tell: 'a@sme.example' is named twice", "each once"),
         ({"point": Point.AS_OF}, "as_of: the time is missing", "Give the time"),
         (
             {"point": Point.AS_OF, "as_of": NOW + timedelta(days=1)},

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from demo.storage import AzuriteServer, azurite, seaweedfs
-from lifeboat.assembly import database_source, open_keyring, open_member, open_vault, postgres_server
+from lifeboat.assembly import (
+    database_source,
+    databases_named_twice,
+    open_keyring,
+    open_member,
+    open_vault,
+    postgres_server,
+)
 from lifeboat.connections import Connection, Lookup, connections_in, parse_connection
 from lifeboat.errors import KeyringError, SettingsError
 from lifeboat.keys import Identity, SigningKey, write_key
@@ -180,3 +187,14 @@ def test_what_airflow_keeps_for_itself_in_a_connection_is_left_to_it() -> None:
     server = postgres_server(parse_connection("platform_db", uri))
 
     assert server.options == {"sslmode": "require", "connect_timeout": "7"}
+
+
+def test_one_database_by_two_connections_is_remarked(tmp_path: Path) -> None:
+    file = tmp_path / "platform.yaml"
+    more = "    - {name: ledger, connection: other_db}\n    - {name: odd, connection: other_db, database: odd}\n"
+    file.write_text(PLATFORM.format(folder=tmp_path) + more + "    - {name: none, connection: nowhere}\n")
+    server = {"conn_type": "postgres", "host": "db1", "login": "a", "schema": "sme"}
+
+    remarks = databases_named_twice(load_platform(file), lookup_of(tmp_path, platform_db=server, other_db=server))
+
+    assert remarks == ("ledger is the same database as receivables: it is dumped twice every night.",)

@@ -156,7 +156,75 @@ SPOILED = {
         2,
         "recipients = ['operations']: backups must be sealed",
     ),
-    "the same recipient": ("escrow]", "operations]", 2, "recipients = ['operations', 'operations']: backups must"),
+    "the same recipient": ("escrow]", "operations]", 2, "recipients[1] = 'operations': is also recipients[0], line 2"),
+    "a recipient named twice": ("escrow]", "escrow, escrow]", 2, "recipients[2] = 'escrow': is also recipients[1]"),
+    "the same database under two names": (
+        DATABASES,
+        DATABASES + "    - name: ledger\n      connection: platform_db\n",
+        12,
+        "sources.databases[1].connection = 'platform_db': is also sources.databases[0].connection, line 10",
+    ),
+    "the same tree under two names": (
+        DATABASES,
+        DATABASES + "  files:\n    - {name: a, path: /srv/a}\n    - {name: b, path: /srv//a/}\n",
+        13,
+        "sources.files[1].path = '/srv//a/': is also sources.files[0].path, line 12",
+    ),
+    "two mirrors in one place": (
+        DATABASES,
+        DATABASES + "  files:\n    - {name: a, path: /a, mirror: {plain: file:///m}}\n"
+        "    - {name: b, path: /b, mirror: {plain: file:///m/}}\n",
+        13,
+        "sources.files[1].mirror.plain = 'file:///m/': is also sources.files[0].mirror.plain",
+    ),
+    "the same Redis under two names": (
+        DATABASES,
+        DATABASES + "  redis:\n    - {name: a, connection: r}\n    - {name: b, connection: r}\n",
+        13,
+        "sources.redis[1].connection = 'r': is also sources.redis[0].connection",
+    ),
+    "the same place in another spelling": (
+        "    connection: lifeboat_s3\n",
+        "    connection: lifeboat_s3\n  - {name: second, url: s3://bucket//prefix/, connection: b}\n",
+        7,
+        "repositories[1].url = 's3://bucket//prefix/': is also repositories[0].url, line 5",
+    ),
+    "a pattern given twice": (
+        DATABASES,
+        DATABASES + "  configuration:\n    - {name: a, root: /a, paths: [.env, b, .env]}\n",
+        12,
+        "sources.configuration[0].paths[2] = '.env': is also sources.configuration[0].paths[0]",
+    ),
+    "an address given twice": (
+        "platform: SME",
+        "platform: SME\nnotify:\n  email: {connection: smtp, to: [ops@sme.example, Ops@SME.example]}",
+        3,
+        "notify.email.to[1] = '…': is also notify.email.to[0]",
+    ),
+    "a channel given twice": (
+        "platform: SME",
+        "platform: SME\nnotify: {chat: [team, team]}",
+        2,
+        "notify.chat[1] = 'team': is also notify.chat[0]",
+    ),
+    "a service given twice": (
+        "platform: SME",
+        "platform: SME\napplication: {preset: systemd, services: [web, web]}",
+        2,
+        "application.services[1] = 'web': is also application.services[0]",
+    ),
+    "a service given twice, with two numbers": (
+        "platform: SME",
+        "platform: SME\napplication: {preset: kubernetes, project: a, services: [web=2, web=3]}",
+        2,
+        "application.services = ['web=2', 'web=3']: a service is named twice",
+    ),
+    "a service that holds data and uses it": (
+        "platform: SME",
+        "platform: SME\napplication: {preset: systemd, data_services: [redis], services: [web, redis]}",
+        2,
+        "application.services = ['web', 'redis']: redis would be stopped while data is put into it",
+    ),
     "recipient in capitals": ("escrow]", "Escrow]", 2, "recipients[1] = 'Escrow': 'Escrow' cannot name"),
     "no repositories": (REPOSITORIES, "repositories: []\n", 3, "repositories = []: there must be at least one"),
     "repositories left out": (REPOSITORIES, "", 1, "repositories: is missing"),
@@ -303,6 +371,13 @@ def test_what_is_wrong_is_said_with_line_value_and_remedy(file: Path, old: str, 
     assert first == "F is wrong in one place:"
     assert place.startswith(f"  F:{line}  {said}")
     assert remedy.strip()
+
+
+def test_two_databases_of_one_connection_and_arguments_that_repeat_are_taken(file: Path) -> None:
+    second = "    - {name: ledger, connection: platform_db, database: ledger, smoke_command: [./ask, -v, -v]}\n"
+    file.write_text(f"application: {{stop: [[a, b, b]], start: [[a], [a]]}}\n{dedent(GOOD)}{second}")
+
+    assert load_platform(file).names() == ("receivables", "ledger")
 
 
 def test_all_problems_are_listed_at_once_in_the_order_of_their_lines(file: Path) -> None:

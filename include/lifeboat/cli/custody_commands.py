@@ -98,7 +98,7 @@ def _wanted(vault: Vault, wanted: list[str]) -> list[Snapshot]:
         snapshot, listing = choose(vault, one)
         whole_source = one == snapshot.manifest.source
         found += listing.snapshots if whole_source else [snapshot]
-    return found
+    return list({snapshot.label: snapshot for snapshot in found}.values())
 
 
 def _verdict(custody: Custody) -> int:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifeboat.anomaly import judge_snapshot
-from lifeboat.assembly import configuration_source, database_source, postgres_server, redis_source, tree_source
+from lifeboat.assembly import (
+    configuration_source,
+    database_source,
+    databases_named_twice,
+    postgres_server,
+    redis_source,
+    tree_source,
+)
 from lifeboat.cli.desk import (
     AsOfOption,
     ConnectionOption,
@@ -54,7 +61,7 @@ def preflight(platform: PlatformOption = None, env_file: EnvFileOption = None, a
     """
     desk = open_desk(platform, env_file)
     obstacles: list[LifeboatError] = []
-    remarks: list[str] = list(desk.platform.remarks())
+    remarks: list[str] = [*desk.platform.remarks(), *databases_named_twice(desk.platform, desk.lookup)]
     vault = None
     try:
         vault = desk.vault()
@@ -280,8 +287,8 @@ def _restore_into_schema(
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Names written as `a,b`."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Names written as `a,b`, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def _back_up_database(

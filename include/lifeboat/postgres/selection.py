@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a database is dumped: everything, or some tables (`name` or `schema.name`), or definitions only."""
+    """What of a database is dumped: everything, or some tables (`name` or `schema.name`, each once), or definitions."""
 
     tables: tuple[str, ...] = ()
     schema_only: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tables", tuple(dict.fromkeys(self.tables)))
 
     @property
     def complete(self) -> bool:

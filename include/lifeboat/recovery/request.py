@@ -188,6 +188,9 @@ def _of_the_rest(platform: Platform, request: Request) -> Iterator[Problem]:
             why = "its commands are for all services" if by_hand else "it names none"
             named = f"It names: {', '.join(known)}." if known else f"Leave the field empty: {why}."
             yield "services", f"platform.yaml names no service {service!r} that can be started alone.", named
+    for field, names in {"services": request.services, "tell": request.tell}.items():
+        for name in _repeated(names):
+            yield field, f"{name!r} is named twice.", "Name each once."
     for address in request.tell:
         if not re.fullmatch(r"[^@\s,;<>]+@[^@\s,;<>]+", address):
             yield "tell", f"{address!r} is no mail address.", "Give one address alone, such as operations@example.com."
