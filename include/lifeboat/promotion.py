@@ -44,7 +44,8 @@ class Promotion:
     """What promoting one source did.
 
     `without` are periods that have ended without any snapshot that may be promoted, by why. `lacking` are repositories
-    that keep the tier and could not be given a snapshot: (label and repository, reason).
+    that keep the tier and could not be given a snapshot: (label and repository, reason). `idle` says what was looked
+    at, and when there is more to do, where nothing was to be promoted.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Promotion:
     warnings: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
     latest: str = ""
+    idle: str = ""
 
     def raise_failures(self) -> None:
         """Raise `PromotionFailed` when the period that ended last has nothing to be promoted."""
@@ -103,7 +105,22 @@ def promote(
         if text not in {one.period for one in promoted} and policy.most(tier):
             without.setdefault(text, _why_none(inventory.copies, tier, latest, now))
     last = period_text(tier, latest) if latest is not None else ""
-    return Promotion(source, tier, tuple(promoted), without, tuple(warnings), lacking, last)
+    idle = "" if promoted or without else _nothing_due(inventory, policy, source, tier, now)
+    return Promotion(source, tier, tuple(promoted), without, tuple(warnings), lacking, last, idle)
+
+
+def _nothing_due(inventory: Inventory, policy: Policy, source: str, tier: Tier, now: datetime) -> str:
+    if not policy.most(tier):
+        return f"{source}: nothing was to be promoted, since no repository keeps anything {tier}."
+    stand = {period_of(tier, copy.id.began) for copy in inventory.copies if copy.tier is tier}
+    newest = f", up to {period_text(tier, max(stand))}" if stand else ""
+    end = now
+    while period_of(tier, end) == period_of(tier, now):
+        end += timedelta(days=1)
+    return (
+        f"{source}: nothing was to be promoted. In the tier {tier} stand {len(stand)} of {policy.most(tier)}{newest}; "
+        f"{period_text(tier, period_of(tier, now))} ends before {end:%Y-%m-%d} 00:00 UTC."
+    )
 
 
 @dataclass(frozen=True)

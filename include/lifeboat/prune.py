@@ -7,16 +7,17 @@ snapshot. Whatever a crash leaves after that is a leftover, which a later sweep 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from lifeboat.errors import LifeboatError, ObjectNotFound, PruneRefused, RepositoryError
-from lifeboat.inventory import Copy, Inventory, Leftover, take_inventory
+from lifeboat.inventory import Copy, Inventory, Leftover, Place, take_inventory
 from lifeboat.pack_sweep import sweep_packs
+from lifeboat.progress import count_text
 from lifeboat.repositories.contract import ObjectInfo
-from lifeboat.retention import Policy, RetentionPlan, plan_retention
+from lifeboat.retention import Policy, RetentionPlan, next_removal, plan_retention
 from lifeboat.snapshot import manifest_key, parse_manifest_key, snapshot_prefix
 from lifeboat.vault import Member, Vault
 
@@ -42,13 +43,17 @@ class Removed:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning did. `postponed` could not go yet, `failed` could not be removed: (what, repository, reason)."""
+    """What pruning did. `postponed` could not go yet, `failed` could not be removed: (what, repository, reason).
+
+    `idle` says what was looked at, and when the next may go, where nothing was due.
+    """
 
     removed: tuple[Removed, ...] = ()
     postponed: tuple[tuple[str, str, str], ...] = ()
     failed: tuple[tuple[str, str, str], ...] = ()
     problems: tuple[tuple[str, str], ...] = ()
     refusals: Mapping[str, str] = field(default_factory=dict)
+    idle: str = ""
 
     def freed(self) -> Mapping[str, Mapping[str, int]]:
         """Bytes by repository and tier."""
@@ -113,7 +118,18 @@ def prune(
             removed.append(Removed(copy.label, copy.repository, str(copy.tier), freed, decision.reasons))
     refusals = {} if despite_brake else plan.refusals
     problems = (*skew.items(), *inventory.silent.items(), *inventory.problems)
-    return Pruned(tuple(removed), tuple(postponed), tuple(failed), problems, refusals)
+    idle = "" if plan.remove else _nothing_due(inventory, policy, source, clock())
+    return Pruned(tuple(removed), tuple(postponed), tuple(failed), problems, refusals, idle)
+
+
+def _nothing_due(inventory: Inventory, policy: Policy, source: str | None, now: datetime) -> str:
+    seen = count_text(len({copy.place for copy in inventory.copies}), "snapshot")
+    where = ", ".join(sorted({copy.repository for copy in inventory.copies}))
+    if not where:
+        return f"Nothing is due: there are no snapshots{f' of {source}' if source else ''}."
+    due = next_removal(inventory.copies, policy, now)
+    then = f"the next may go on {due:%Y-%m-%d at %H:%M} UTC" if due else "the next goes once there are newer snapshots"
+    return f"Nothing is due. Looked at: {seen} of {source or 'all sources'}, in {where}; {then}."
 
 
 def trusted_clock(vault: Vault, clock: Clock) -> tuple[Clock, dict[str, str]]:
@@ -257,7 +273,21 @@ def sweep(
                     postponed.append((what, member.name, f"locked until {until:%Y-%m-%d %H:%M} UTC"))
         except LifeboatError as error:
             failed.append(("leftovers", member.name, error.message))
-    return Pruned(tuple(removed), tuple(postponed), tuple(failed), problems)
+    idle = "" if removed or postponed or failed else _nothing_left_over(vault, inventory, owed, grace)
+    return Pruned(tuple(removed), tuple(postponed), tuple(failed), problems, idle=idle)
+
+
+def _nothing_left_over(
+    vault: Vault, inventory: Inventory, owed: Collection[tuple[Place, str]], grace: timedelta
+) -> str:
+    """What a sweep has looked at that found nothing due; young attempts may be backups at work."""
+    where = ", ".join(member.name for member in vault.present)
+    young = [one for one in inventory.leftovers if ((one.source, one.tier, one.id), one.repository) not in owed]
+    if not young:
+        return f"Nothing is left over in {where} that is older than {grace.days} days."
+    due = min(max(info.modified for info in one.objects) for one in young) + grace
+    seen = count_text(len(young), "unfinished attempt")
+    return f"Nothing is due in {where}: {seen} may be at work yet; the first may go on {due:%Y-%m-%d at %H:%M} UTC."
 
 
 def _old(objects: Iterable[ObjectInfo], before: datetime) -> bool:

@@ -129,6 +129,12 @@ def plan_retention(copies: Iterable[Copy], policy: Policy, now: datetime) -> Ret
     return RetentionPlan(tuple(keep), tuple(remove), tuple(owed), refusals)
 
 
+def next_removal(copies: Collection[Copy], policy: Policy, now: datetime) -> datetime | None:
+    """When the first of these copies may go though nothing newer comes; None where only newer ones let any go."""
+    moments = {m for c in copies for m in (c.id.began + RECENT, c.modified + RECENT, c.locked_until) if m and m > now}
+    return next((m for m in sorted(moments) if plan_retention(copies, policy, m).remove), None)
+
+
 @lru_cache(maxsize=65_536)
 def period_of(tier: Tier, moment: datetime) -> Period:
     """The day, ISO week or month that a moment belongs to, in UTC."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,8 +15,15 @@ from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.programs import Programs
 from lifeboat.snapshot import Kind, Tier
 from lifeboat.vault import Snapshot
-from lifeboat_airflow.operators.keeping import JudgeSnapshotOperator
-from tests.dags.conftest import Place, RunDag, result_of
+from lifeboat_airflow.operators.base import LifeboatOperator
+from lifeboat_airflow.operators.keeping import (
+    HealVaultOperator,
+    JudgeSnapshotOperator,
+    PromoteSnapshotOperator,
+    PruneOperator,
+    SweepVaultOperator,
+)
+from tests.dags.conftest import Place, RunDag, result_of, task_context
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +77,31 @@ def test_the_daily_run_gives_a_repository_what_it_lacks_and_reports_what_it_free
     assert run.state == "success"
     assert place.vault().find("odd").repositories == ("s3", "local")
     assert result_of(run, "sweep", -1)["bytes_freed"] == {}
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (HealVaultOperator(task_id="heal"), "Nothing was to be copied: s3, local lack nothing they ought to have."),
+        (SweepVaultOperator(task_id="sweep"), "Nothing is left over in s3, local that is older than 3 days."),
+        (PruneOperator(task_id="prune", source="odd"), "Nothing is due: there are no snapshots of odd."),
+        (PromoteSnapshotOperator(task_id="promote", source="odd", tier="weekly"), "nothing was to be promoted"),
+    ],
+    ids=lambda value: getattr(value, "task_id", ""),
+)
+def test_a_task_with_nothing_to_do_says_so(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    task: LifeboatOperator,
+    said: str,
+) -> None:
+    monkeypatch.setattr(LifeboatOperator, "log", logging.getLogger("task"), raising=False)
+
+    with caplog.at_level(logging.INFO, logger="task"):
+        task.execute(task_context())
+
+    assert said in caplog.text
 
 
 def test_the_daily_run_puts_the_runbook_beside_the_backups(place: Place, sunday: Snapshot, run_dag: RunDag) -> None:

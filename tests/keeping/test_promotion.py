@@ -70,6 +70,10 @@ def test_running_it_again_changes_nothing(world: World) -> None:
     assert again.promoted == ()
     again.raise_failures()
     assert {name: keys(store) for name, store in world.stores.items()} == before
+    assert again.idle == (
+        "orders: nothing was to be promoted. In the tier weekly stand 1 of 12, up to 2026-W45; 2026-W46 ends before "
+        "2026-11-16 00:00 UTC."
+    )
 
 
 def test_when_a_proof_fails_the_next_newest_is_taken(world: World) -> None:

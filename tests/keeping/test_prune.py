@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_pruning_twice_removes_nothing_more(world: World) -> None:
 
     assert world.prune().removed == ()
     assert [keys(store) for store in world.stores.values()] == before
+
+
+def test_a_prune_with_nothing_to_remove_says_what_it_looked_at_and_when_the_next_may_go(world: World) -> None:
+    assert world.prune("orders").idle == "Nothing is due: there are no snapshots of orders."
+    world.nights(2)
+
+    assert world.prune("orders").idle == (
+        "Nothing is due. Looked at: 2 snapshots of orders, in far, near; the next goes once there are newer snapshots."
+    )
+
+    for _ in range(2):  # the first of them goes when it is a day old
+        world.back_up()
+        world.now += timedelta(hours=1)
+    idle = world.prune().idle
+    world.now += DAY
+
+    assert f"; the next may go on {world.now - timedelta(hours=2):%Y-%m-%d at %H:%M} UTC." in idle
+    assert world.prune().idle == ""
 
 
 def test_a_dry_run_changes_nothing(world: World) -> None:
@@ -430,6 +449,17 @@ def leftover(world: World) -> str:
     writer = world.vault.begin("orders", Kind.POSTGRES, began=world.now)
     writer("dump", [b"rows"], media_type="application/octet-stream")
     return artifact_key("orders", Tier.DAILY, writer.id, "dump")
+
+
+def test_a_sweep_with_nothing_to_sweep_says_what_it_looked_at_and_when_the_next_may_go(world: World) -> None:
+    world.nights(1)
+    assert world.sweep().idle == "Nothing is left over in far, near that is older than 3 days."
+
+    leftover(world)
+    assert world.sweep().idle == (
+        "Nothing is due in far, near: 2 unfinished attempts may be at work yet; the first may go on "
+        f"{world.now + GRACE:%Y-%m-%d at %H:%M} UTC."
+    )
 
 
 def test_a_killed_attempt_is_swept_after_the_grace_and_not_before(world: World) -> None:

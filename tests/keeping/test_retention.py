@@ -11,7 +11,7 @@ import pytest
 
 from lifeboat.errors import SettingsError
 from lifeboat.inventory import Copy
-from lifeboat.retention import Policy, RetentionPlan, period_of, period_text, plan_retention
+from lifeboat.retention import Policy, RetentionPlan, next_removal, period_of, period_text, plan_retention
 from lifeboat.snapshot import SnapshotId, Tier
 from tests.keeping.worlds import DAY, FULL, LOCAL, SMALL, START, copy_of, decided
 
@@ -70,6 +70,21 @@ def test_of_a_burst_on_one_day_the_newest_stays_once_the_others_are_a_day_old() 
     assert decided(plan(*nights(19), *burst, now=START + 19.5 * DAY).keep)[-5:] == [
         pytest.approx(19 + hour / 24) for hour in range(5)
     ]
+
+
+def test_when_the_next_may_go_is_the_first_moment_at_which_a_plan_removes_any() -> None:
+    burst = [copy_of(19 + hour / 24) for hour in range(5)]
+    copies, now = [*nights(19)[-5:], *burst], START + 19.5 * DAY
+
+    due = next_removal(copies, POLICY, now)
+
+    assert due == burst[0].id.began + DAY
+    assert plan(*copies, now=due - timedelta(seconds=1)).remove == ()
+    assert plan(*copies, now=due).remove != ()
+
+
+def test_what_only_newer_snapshots_let_go_is_due_at_no_time() -> None:
+    assert next_removal([copy_of(18), copy_of(19)], POLICY, LATER) is None
 
 
 def test_each_repository_keeps_what_it_keeps_itself() -> None:

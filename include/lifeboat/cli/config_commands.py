@@ -119,7 +119,8 @@ def list_archive(
         ]
         for e in entries
     ]
-    say_table(["mode", "owner", "size", "path"], rows, right=["size"])
+    nothing = f"Nothing in {snapshot.label} fits {pattern}."
+    say_table(["mode", "owner", "size", "path"], rows, right=["size"], nothing=nothing)
 
 
 @config.command("diff")

@@ -116,6 +116,7 @@ def _say_custody(custody: Custody) -> None:
             [trial.identity, trial.snapshot.label, f"{trial.opening}. {trial.reason}".rstrip(". ")]
             for trial in custody.trials
         ],
+        nothing="There is nothing to be opened: no snapshot, or no identity at hand.",
     )
     for name in custody.mismatched:
         say(f"The identity {name} is not the private half of the recipient {name}.")

@@ -64,7 +64,7 @@ def list_files(
     vault = open_desk(platform, env_file).vault(reading=True)
     snapshot, _ = choose(vault, wanted, as_of=as_of, repository=repository)
     entries = entries_in(vault, snapshot, folder, repository=repository)
-    _show_entries(entries, as_json, {"snapshot": snapshot_record(snapshot)})
+    _show_entries(entries, as_json, {"snapshot": snapshot_record(snapshot)}, f"{snapshot.label} has nothing there.")
 
 
 @files.command("find")
@@ -79,7 +79,8 @@ def find_files(
     """Search a snapshot of a tree by names. JSON as of `ls`."""
     vault = open_desk(platform, env_file).vault(reading=True)
     snapshot, _ = choose(vault, wanted, as_of=as_of)
-    _show_entries(find_entries(vault, snapshot, patterns), as_json, {"snapshot": snapshot_record(snapshot)})
+    nothing = f"Nothing in {snapshot.label} fits {', '.join(patterns)}."
+    _show_entries(find_entries(vault, snapshot, patterns), as_json, {"snapshot": snapshot_record(snapshot)}, nothing)
 
 
 @files.command("diff")
@@ -106,8 +107,12 @@ def compare_files(
         record = {"older": snapshot_record(first), "newer": snapshot_record(second)}
         say_json(record | {"differences": [_difference_record(difference) for difference in found]})
         return
+    same = True
     for difference in found:
+        same = False
         say(f"{_SIGNS[difference.change]} {difference.name}")
+    if same:
+        remark(f"Nothing differs between {first.label} and {second.label}.")
 
 
 @files.command("restore")
@@ -199,16 +204,20 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "*", "properties": "~"}
 _LETTERS = {EntryType.FILE: "-", EntryType.FOLDER: "d", EntryType.SYMLINK: "l"}
 
 
-def _show_entries(entries: Iterable[Entry], as_json: bool, record: dict[str, Any]) -> None:
+def _show_entries(entries: Iterable[Entry], as_json: bool, record: dict[str, Any], nothing: str) -> None:
     if as_json:
         say_json(record | {"entries": [_entry_record(entry) for entry in entries]})
         return
+    empty = True
     for entry in entries:
+        empty = False
         owner = f"{entry.user or entry.uid}:{entry.group or entry.gid}"
         target = f" -> {entry.target.decode(errors='backslashreplace')}" if entry.target else ""
         fault = f"  [{_fault(entry)}]" if _fault(entry) else ""
         kind = _LETTERS.get(entry.type, entry.type[0])
         say(f"{kind} {entry.mode:04o} {owner:<16} {entry.size:>12} {_modified(entry)} {entry.name}{target}{fault}")
+    if empty:
+        remark(nothing)
 
 
 def _entry_record(entry: Entry) -> dict[str, Any]:

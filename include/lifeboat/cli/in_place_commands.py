@@ -197,6 +197,7 @@ def kept(
             for live, one in found
         ],
         right=["size"],
+        nothing="Nothing is kept beside any of them.",
     )
 
 

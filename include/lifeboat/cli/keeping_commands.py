@@ -83,6 +83,7 @@ def prune(
             (*pruned.failed, *swept.failed),
             tuple(dict.fromkeys((*pruned.problems, *swept.problems))),
             pruned.refusals,
+            " ".join(filter(None, (pruned.idle, swept.idle))),
         )
     if as_json:
         say_json(summary(pruned))
@@ -232,6 +233,7 @@ def _say_health(found: Health) -> None:
             for copy in found.copies
         ],
         right=["stored"],
+        nothing="There are no snapshots.",
     )
     for source, texts in found.lacking.items():
         for text in texts:
@@ -276,6 +278,7 @@ def _say_plan(plan: RetentionPlan, problems: Sequence[tuple[str, str]], *, as_js
             for stays, copy, why in lines
         ],
         right=["stored"],
+        nothing="There are no snapshots.",
     )
     freed = sum(decision.copy.size for decision in plan.remove)
     word = "copy" if len(plan.remove) == 1 else "copies"
@@ -302,7 +305,7 @@ def _say_pruned(pruned: Pruned) -> None:
     for repository, tiers in pruned.freed().items():
         say(f"{repository}: " + ", ".join(f"{size_text(size)} {tier}" for tier, size in tiers.items()) + " freed")
     if not pruned.removed:
-        say("Nothing was removed.")
+        say(pruned.idle or "Nothing was removed.")
     for what, repository, reason in pruned.postponed:
         remark(f"Note: {what} stays in {repository} for now: {reason}")
     for place, reason in pruned.problems:
@@ -341,8 +344,8 @@ def _promotion_record(done: Promotion) -> dict[str, object]:
 def _say_promotion(done: Promotion) -> None:
     for one in done.promoted:
         say(f"{one.snapshot.label} stands for {one.period}, in {', '.join(one.copied)}.")
-    if not done.promoted:
-        say(f"{done.source}: nothing was to be promoted.")
+    if done.idle:
+        say(done.idle)
     for text in done.warnings:
         remark(f"Warning: {text}")
     for period, why in done.without.items():

@@ -199,6 +199,7 @@ def list_incidents(
             [one.id, f"{one.opened:%Y-%m-%d %H:%M:%S}", str(one.mode), _state(one), one.title, _last_words(one)]
             for one in found
         ],
+        nothing="There are no incidents.",
     )
 
 

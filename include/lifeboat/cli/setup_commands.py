@@ -83,7 +83,7 @@ def list_keys(
         say_json({"keys": records})
         return
     rows = [[str(r["name"]), str(r["role"]), str(r["algorithm"]), str(r["key_id"]), str(r["used"])] for r in records]
-    say_table(["name", "role", "algorithm", "key id", "used for"], rows)
+    say_table(["name", "role", "algorithm", "key id", "used for"], rows, nothing="The keyring has no keys.")
 
 
 @keys.command("show")

@@ -65,6 +65,7 @@ def list_snapshots(
             ["source", "tier", "snapshot", "began (UTC)", "took", "dumped", "stored", "repositories", "proven", "only"],
             [_row(*pair) for pair in zip(listing.snapshots, tests, strict=True)],
             right=["took", "dumped", "stored"],
+            nothing=f"There are no snapshots{f' of {source}' if source else ''}; `lifeboat backup` makes one.",
         )
         _remark_problems(listing)
     raise typer.Exit(DEGRADED if listing.problems else OK)
@@ -184,10 +185,12 @@ def replicate(
     if as_json:
         say_json({"replications": [replication_record(replication) for replication in replications]})
     for replication in () if as_json else replications:
-        copied = ", ".join(replication.copied) or "no repository: none lacked it"
+        copied = ", ".join(replication.copied) or "no repository: none that answers lacked anything of it"
         say(f"{replication.snapshot.label} was copied to {copied}.")
         for name, reason in replication.lacking.items():
             remark(f"Warning: {name} still lacks it: {reason}")
+    if not replications and not as_json:
+        say(f"Nothing was to be copied: {', '.join(m.name for m in vault.present)} lack nothing they ought to have.")
     raise typer.Exit(DEGRADED if any(desk.required(r.lacking) for r in replications) else OK)
 
 

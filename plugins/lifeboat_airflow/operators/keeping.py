@@ -75,6 +75,8 @@ class PromoteSnapshotOperator(SourceOperator):
         )
         for one in done.promoted:
             self.log.info("%s stands for %s, in %s", one.snapshot.label, one.period, ", ".join(one.copied))
+        if done.idle:
+            self.log.info("%s", done.idle)
         for text in done.warnings:
             self.log.warning("%s", text)
         for period, why in done.without.items():
@@ -129,7 +131,11 @@ class HealVaultOperator(LifeboatOperator):
     def work(self, context: Context) -> Mapping[str, Any]:
         """Copy, and say what was copied where."""
         hook = VaultHook()
-        done = heal(hook.open(), policy_of(hook.platform), now=datetime.now(UTC), progress=self.progress)
+        vault = hook.open()
+        done = heal(vault, policy_of(hook.platform), now=datetime.now(UTC), progress=self.progress)
+        if not done:
+            names = ", ".join(member.name for member in vault.present)
+            self.log.info("Nothing was to be copied: %s lack nothing they ought to have.", names)
         required = {repository.name for repository in hook.platform.repositories if repository.required}
         lacking: dict[str, str] = {}
         for one in done:
@@ -188,6 +194,8 @@ def told(task: LifeboatOperator, pruned: Pruned) -> Mapping[str, Any]:
         task.log.info("%s stays in %s for now: %s", what, name, why)
     for place, why in pruned.problems:
         task.log.warning("%s: %s", place, why)
+    if pruned.idle:
+        task.log.info("%s", pruned.idle)
     for repository, tiers in pruned.freed().items():
         freed = ", ".join(f"{size_text(size)} {tier}" for tier, size in tiers.items())
         task.log.info("%s: %s freed", repository, freed)

@@ -35,12 +35,13 @@ class RemoveScratchOperator(LifeboatOperator):
 
     def work(self, context: Context) -> None:
         """Remove it, and say what stays."""
-        for name in remove_leftovers(BASE):
-            self.log.info("Removed: the scratch server %s", name)
-        for name in remove_scratch_folders():
-            self.log.info("Removed: the scratch folder %s", name)
-        for name in practice.remove_leftovers():
-            self.log.info("Removed: the scratch folder %s", name)
+        servers = remove_leftovers(BASE)
+        folders = [*remove_scratch_folders(), *practice.remove_leftovers()]
+        for what, names in {"server": servers, "folder": folders}.items():
+            for name in names:
+                self.log.info("Removed: the scratch %s %s", what, name)
+        if not servers and not folders:
+            self.log.info("Nothing is left over of restore tests and practices on this host.")
         for kept in kept_servers(BASE):
             self.log.info("%s", kept)
 
