@@ -67,11 +67,13 @@ def back_up_database(
     selection: Selection | None = None,
     progress: Progress | None = None,
     children: Children | None = None,
+    report: Report | None = None,
 ) -> BackupOutcome:
     """Dump a database once into every repository of the vault, with its evidence, and write the manifest last.
 
     A run that has already finished, by its `scheduled_for` and selection, is found again and not repeated. Succeeds
-    when at least one repository has all. May be repeated. Raises `SourceError`, `RepositoryError`, `KeyringError`.
+    when at least one repository has all. `report` hears for whom it waits. May be repeated. Raises `SourceError`,
+    `RepositoryError`, `KeyringError`.
     """
     selection = selection or Selection()
     if scheduled_for is not None:
@@ -88,6 +90,7 @@ def back_up_database(
         content_hash=source.content_hash,
         stream_size=source.stream_size,
         children=children,
+        report=report,
     )
     writer("evidence", [dump.evidence.to_json()], media_type=EVIDENCE_MEDIA_TYPE)
     snapshot = writer.commit(_facts(source, selection, dump))

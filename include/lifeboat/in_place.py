@@ -188,7 +188,7 @@ def restore_rows_in_place(
     )
     with temporary(server, beside):
         found = _found(server, beside, tables)
-        replaced = replace_rows(server, live, beside, found, replace_live_rows=replace_live_rows)
+        replaced = replace_rows(server, live, beside, found, replace_live_rows=replace_live_rows, report=tell)
     return replace(replaced, damaged=restored.damaged)
 
 

@@ -56,5 +56,7 @@ def restore_into_schema(
         **how,
     )
     with temporary(server, side):
-        made = copy_into_schema(server, live, side, schema, installed=installed, children=how.get("children"))
+        made = copy_into_schema(
+            server, live, side, schema, installed=installed, children=how.get("children"), report=tell
+        )
     return replace(made, notes=(*restored.notes, *made.notes), damaged=restored.damaged)

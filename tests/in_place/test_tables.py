@@ -332,12 +332,14 @@ def test_readers_see_the_old_rows_or_the_new_ones_and_never_none(live: Live) -> 
 
 
 def test_a_table_in_use_by_a_writer_is_waited_for_only_so_long(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lifeboat.postgres import tables
+    from lifeboat.postgres import tables, waiting
 
-    monkeypatch.setattr(tables, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(tables, "LOCK_SECONDS", 3)
+    monkeypatch.setattr(waiting, "FIRST_LOOK", 0)
+    monkeypatch.setattr(waiting, "AGAIN", 0.1)
     with live.server.connect(live.name, autocommit=False) as writer:
         writer.execute("UPDATE receivables.settings SET value = '1'")
-        with pytest.raises(SourceError, match="lock"):
+        with pytest.raises(SourceError, match=rf"receivables.settings is locked by pid {writer.info.backend_pid} "):
             live.replace("settings")
         writer.rollback()
 

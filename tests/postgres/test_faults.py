@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from lifeboat.errors import (
     SourceUnavailable,
 )
 from lifeboat.postgres import dump as dumping
+from lifeboat.postgres import waiting
 from lifeboat.postgres.cluster import TemporaryCluster
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.dump import DatabaseDump, check_database, dump_database
@@ -334,6 +336,41 @@ def test_a_lock_that_stays_is_a_passing_fault(
 
     assert failed.value.transient
     assert "holds a lock" in failed.value.hint
+
+
+def test_a_dump_says_for_which_table_and_for_whom_it_waits_and_goes_on_when_it_is_free(
+    postgres: PostgresServer, shop: str, installed: tuple[Programs, ...]
+) -> None:
+    said: list[str] = []
+    with postgres.connect(shop, autocommit=False) as other:
+        other.execute("SET application_name = 'somebody'")
+        other.execute("/* a secret */ LOCK TABLE shop.customers")
+
+        def hear(text: str) -> None:
+            said.append(text)
+            other.rollback()
+
+        dump_database(postgres, shop, Kept(), installed=installed, report=hear)
+
+        holder = (
+            rf"pid {other.info.backend_pid} \(postgres, somebody, idle in transaction, its transaction since .* UTC\)"
+        )
+    assert re.fullmatch(rf"Waiting: shop.customers is locked by {holder}\.", said[0])
+
+
+def test_a_look_before_a_dump_names_who_has_locked_a_table(
+    postgres: PostgresServer, shop: str, installed: tuple[Programs, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_LOOK", 0)
+
+    with postgres.connect(shop) as other, other.transaction():
+        other.execute("LOCK TABLE shop.customers")
+        with pytest.raises(SourceUnavailable, match="lock timeout") as failed:
+            check_database(postgres, shop, installed)
+        holder = f"pid {other.info.backend_pid} (postgres, lifeboat, idle in transaction, "
+
+    assert f"shop.customers is locked by {holder}" in failed.value.message
+    assert failed.value.transient
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------

@@ -303,6 +303,7 @@ def _back_up_database(
         began=datetime.now(UTC),
         selection=selection,
         progress=progress,
+        report=remark,
     )
 
 

@@ -30,6 +30,8 @@ from lifeboat.postgres.evidence import (
 )
 from lifeboat.postgres.programs import SUPPORTED, Programs, programs_for_dump
 from lifeboat.postgres.selection import EVERYTHING, Selection
+from lifeboat.postgres.waiting import telling_of_locks
+from lifeboat.progress import Report
 from lifeboat.streams import ArtifactSink
 
 DUMP_MEDIA_TYPE = "application/vnd.postgresql.dump"
@@ -43,6 +45,9 @@ LEAST_STREAM = 64 * 1024**2
 
 LOCK_TIMEOUT_SECONDS = 120
 """How long a dump waits for a table somebody else has locked before it fails."""
+
+LOOK_LOCK_SECONDS = 5
+"""The same for a look before it, which only has to say who has locked it."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,13 @@ def check_database(
     """Look for all that would stop a dump or make it silently partial, before it is begun.
 
     Raises `ClientMissing` when no client is new enough, `SourceRefused` naming every table that cannot be read whole or
-    does not exist, `SourceUnavailable` when the server does not answer.
+    does not exist, `SourceUnavailable` when the server does not answer, or naming who has locked a table.
     """
-    with server.connect(database) as connection:
-        return _scope(connection, server, database, installed, selection)
+    with (
+        telling_of_locks(server, database),
+        server.connect(database) as connection,
+    ):
+        return _scope(connection, server, database, installed, selection, lock_seconds=LOOK_LOCK_SECONDS)
 
 
 def dump_database(
@@ -88,16 +96,18 @@ def dump_database(
     stream_size: int | None = None,
     parallel: int | None = None,
     children: Children | None = None,
+    report: Report | None = None,
 ) -> DatabaseDump:
     """Stream a database into `sink` as the artifacts `dump`, `rows-0001` …, and `globals`.
 
     `stream_size` is how many bytes of rows a stream is to have; a table is never cut.
 
-    All streams and the evidence show one moment. `parallel` streams run at a time, one a core by default. Raises as
-    `check_database`, and `DumpFailed` when a program ends badly; then the attempt is worthless. May be repeated.
+    All streams and the evidence show one moment. `parallel` streams run at a time, one a core by default. That it waits
+    for a table, and for whom, is told to `report`. Raises as `check_database`, and `DumpFailed` when a program ends
+    badly; then the attempt is worthless. May be repeated.
     """
     children = children or Children()
-    with server.connect(database) as connection:
+    with telling_of_locks(server, database, report), server.connect(database) as connection:
         scope = _scope(connection, server, database, installed, selection)
         with _exported_snapshot(connection) as snapshot:
             # Rereads the catalogue inside the snapshot; a table made or dropped since then must not be missed.
@@ -248,9 +258,10 @@ def _hold(connection: Connection, tables: Sequence[TableToRead]) -> None:
         connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(name))
 
 
-def _wait_for_locks_only_so_long(connection: Connection) -> None:
+def _wait_for_locks_only_so_long(connection: Connection, seconds: float | None = None) -> None:
     """Even to look at a table's size waits for whoever has locked it; for ever, if nothing is said."""
-    connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'".encode())
+    limit = LOCK_TIMEOUT_SECONDS if seconds is None else seconds
+    connection.execute(f"SET lock_timeout = '{limit}s'".encode())
 
 
 def _scope(
@@ -259,8 +270,10 @@ def _scope(
     database: str,
     installed: Sequence[Programs],
     selection: Selection,
+    *,
+    lock_seconds: float | None = None,
 ) -> Scope:
-    _wait_for_locks_only_so_long(connection)
+    _wait_for_locks_only_so_long(connection, lock_seconds)
     major = connection.info.server_version // 10000
     if major not in SUPPORTED:
         raise ClientMissing(

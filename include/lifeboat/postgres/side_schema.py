@@ -21,6 +21,8 @@ from lifeboat.postgres.connection import Connection, PostgresServer, database_ar
 from lifeboat.postgres.contents import Entry, read_contents, use_list
 from lifeboat.postgres.evidence import PINNED_OUTPUT
 from lifeboat.postgres.programs import Programs, programs_for_dump
+from lifeboat.postgres.waiting import telling_of_locks
+from lifeboat.progress import Report
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def copy_into_schema(
     *,
     installed: Sequence[Programs],
     children: Children | None = None,
+    report: Report | None = None,
 ) -> SideSchema:
     """Copy every table of the database `side` into the new `schema` of `live`, in one transaction.
 
@@ -69,7 +72,11 @@ def copy_into_schema(
     in `live`; `EvidenceMismatch` when counts differ. Then nothing in `live` has changed.
     """
     children = children or Children()
-    with server.connect(side) as source, server.connect(live, autocommit=False) as target:
+    with (
+        telling_of_locks(server, live, report),
+        server.connect(side) as source,
+        server.connect(live, autocommit=False) as target,
+    ):
         source.execute(PINNED_OUTPUT)
         target.execute(PINNED_OUTPUT)
         _gather(source, schema)

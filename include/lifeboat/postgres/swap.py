@@ -29,6 +29,7 @@ from lifeboat.postgres.subscriptions import (
     switch_off,
     switch_on_again,
 )
+from lifeboat.postgres.waiting import telling_of_locks
 from lifeboat.progress import Report, size_text
 
 PATIENCE = 30
@@ -187,7 +188,7 @@ def swap(
     Subscriptions of `live` are switched off, and on again when it comes back, or when this fails.
     Raises `RestoreFailed` when somebody cannot be ended or the server forbids; then nothing has changed.
     """
-    with server.connect("postgres") as admin:
+    with telling_of_locks(server, "postgres", report), server.connect("postgres") as admin:
         kept = _free_name(admin, live, Standing.BEFORE, now)
         old, new = _required_oid(admin, server, live), _required_oid(admin, server, replacement)
         _refuse_prepared(admin, server, live)

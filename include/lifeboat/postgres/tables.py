@@ -10,6 +10,8 @@ from psycopg import errors, sql
 from lifeboat.errors import EvidenceMismatch, RestoreFailed
 from lifeboat.postgres.connection import Connection, PostgresServer
 from lifeboat.postgres.evidence import PINNED_OUTPUT
+from lifeboat.postgres.waiting import telling_of_locks
+from lifeboat.progress import Report
 
 Table = tuple[str, str]
 """Schema and name."""
@@ -32,7 +34,13 @@ class ReplacedRows:
 
 
 def replace_rows(
-    server: PostgresServer, live: str, side: str, tables: Sequence[Table], *, replace_live_rows: bool
+    server: PostgresServer,
+    live: str,
+    side: str,
+    tables: Sequence[Table],
+    *,
+    replace_live_rows: bool,
+    report: Report | None = None,
 ) -> ReplacedRows:
     """Replace all rows of `tables` in `live` by those in the database `side` of the same server, or none.
 
@@ -41,7 +49,11 @@ def replace_rows(
     that would be broken; `EvidenceMismatch` when the counts differ. Then nothing has changed.
     """
     check_replacing(live, replace_live_rows=replace_live_rows)
-    with server.connect(side) as source, server.connect(live, autocommit=False) as target:
+    with (
+        telling_of_locks(server, live, report),
+        server.connect(side) as source,
+        server.connect(live, autocommit=False) as target,
+    ):
         source.execute(PINNED_OUTPUT)
         target.execute(PINNED_OUTPUT)
         source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")

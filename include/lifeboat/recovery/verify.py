@@ -16,7 +16,7 @@ from lifeboat.postgres.evidence import Evidence, differences
 from lifeboat.postgres.restore import look_into
 from lifeboat.postgres.swap import oids_of
 from lifeboat.presets import commands_of
-from lifeboat.progress import count_text
+from lifeboat.progress import Report, count_text
 from lifeboat.recovery.case import Case, snapshot_of
 from lifeboat.recovery.commands import hider, run_command
 from lifeboat.recovery.model import Assessment, Outcome, Restored, Verified
@@ -185,7 +185,7 @@ def _whole(case: Case) -> Iterator[CheckResult]:
             case.means.report(f"smoke: not run in a practice: {shlex.join(command)}")
         return
     if settings.smoke_url is not None:
-        yield _answers(settings.smoke_url, seconds)
+        yield _answers(settings.smoke_url, seconds, case.means.report)
     hide = hider(case.means)
     for command in commands:
         ran = run_command(case.means, "smoke", command, seconds)
@@ -193,14 +193,17 @@ def _whole(case: Case) -> Iterator[CheckResult]:
         yield CheckResult(f"command {Path(command[0]).name}", ran.passed, ran.seconds, "exit status 0", said)
 
 
-def _answers(url: str, seconds: float) -> CheckResult:
+def _answers(url: str, seconds: float, tell: Report) -> CheckResult:
     """Ask an address until it answers well: an application takes a while to start."""
-    began = time.monotonic()
+    began, told = time.monotonic(), False
     while True:
         (check,) = run_checks(PostgresServer(""), "", SmokeChecks(url=url))
         waited = time.monotonic() - began
         if check.passed or waited > seconds:
             return replace(check, seconds=round(waited, 3))
+        if not told:
+            tell(f"waiting for {url} to answer, for {seconds:g} s at most: {check.found}")
+            told = True
         time.sleep(AGAIN)
 
 

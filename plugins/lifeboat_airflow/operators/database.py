@@ -82,6 +82,7 @@ class PostgresBackupOperator(_DatabaseOperator):
             selection=self.selection(),
             progress=self.progress,
             children=self.children,
+            report=self.log.info,
         )
         manifest = outcome.snapshot.manifest
         where = ", ".join(outcome.snapshot.repositories)
