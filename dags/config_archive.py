@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task, task_group
 
 from lifeboat.snapshot import Kind
-from lifeboat_airflow.defaults import DAG_ARGS, platform, sources_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, sources_field
 from lifeboat_airflow.operators.configuration import (
     ConfigArchiveOperator,
     ConfigPreflightOperator,
@@ -34,7 +34,7 @@ LIMIT = {"execution_timeout": timedelta(minutes=30)}
         ),
     },
     tags=["lifeboat", "backup", "configuration"],
-    doc_md="""
+    doc_md=f"""
 ### Configuration archive
 
 Starts by itself within a minute of any change of the files that `platform.yaml` names under `configuration`, and once a
@@ -43,6 +43,8 @@ changed, without secrets) → **replicate** (what a repository missed) → **ver
 **prune** (what is promised no longer).
 
 When nothing has changed there is no new snapshot, and the newest one is replicated and verified once more.
+
+{BACKFILL}
 
 **If this fails**
 

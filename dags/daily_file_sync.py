@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import Param, dag, task, task_group
 
-from lifeboat_airflow.defaults import DAG_ARGS, platform, trees_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, trees_field
 from lifeboat_airflow.operators.files import FilesPreflightOperator, FileSyncOperator, MirrorTreeOperator
 from lifeboat_airflow.operators.keeping import PruneOperator
 from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, VerifySnapshotOperator
@@ -26,12 +26,15 @@ from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, Veri
         ),
     },
     tags=["lifeboat", "backup", "files"],
-    doc_md="""
+    doc_md=f"""
 ### Daily file sync
 
 Every tree of files of `platform.yaml`: **preflight** → **sync** (what is new or changed, sealed, into every repository
 at once; a full view of the tree as its snapshot) → **mirror**, where the tree has one, and **replicate** (what a
 repository missed) → **verify** (every byte read back from every repository) → **prune** (what is promised no longer).
+
+{BACKFILL}
+A night that has its snapshot finds it again; any other gets one of now, dated today.
 
 **If this fails**
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag
 
-from lifeboat_airflow.defaults import DAG_ARGS, platform, sources_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, sources_field
 from lifeboat_airflow.operators.keeping import chosen_sources, promotion
 
 
@@ -16,12 +16,14 @@ from lifeboat_airflow.operators.keeping import chosen_sources, promotion
     dagrun_timeout=timedelta(hours=24),
     params={"sources": sources_field(platform(), None, "Whose snapshots to promote.")},
     tags=["lifeboat", "retention"],
-    doc_md="""
+    doc_md=f"""
 ### Monthly promotion
 
 Every source: **promote** the newest proven snapshot of the month that has ended into the tier `monthly`, in every
 repository that keeps it → **prune** what is promised no longer. Its candidate is restored and compared first, and the
 next newest when that fails; `prove` in `platform.yaml` says where not. Months that were missed are caught up.
+
+{BACKFILL}
 
 **If this fails**
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import Param, dag
 
 from lifeboat.proof import KEEP_HOURS
-from lifeboat_airflow.defaults import DAG_ARGS, platform, provable_field, repository_field, snapshot_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, provable_field, repository_field, snapshot_field
 from lifeboat_airflow.operators.proof import ChooseForProofOperator, ProveSnapshotOperator, RemoveScratchOperator
 
 
@@ -32,7 +32,7 @@ from lifeboat_airflow.operators.proof import ChooseForProofOperator, ProveSnapsh
         ),
     },
     tags=["lifeboat", "proof"],
-    doc_md="""
+    doc_md=f"""
 ### Monthly restore test
 
 **choose** the newest whole snapshot of every source and one older → **prove** each. A database is restored into a
@@ -41,6 +41,8 @@ into a scratch folder, all of it where there is room, and held against its index
 The outcome is attested beside the snapshot. Every proof keeps a report in the vault; *Report* in the task's details
 leads to it. With *hours to keep*, each scratch server stays so long on its worker; `python -m lifeboat scratch stop`
 lets it go early.
+
+{BACKFILL}
 
 **If this fails**
 

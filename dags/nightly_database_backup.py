@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import Param, dag, task, task_group
 
-from lifeboat_airflow.defaults import DAG_ARGS, databases_field, done_within, platform, tables_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, databases_field, done_within, platform, tables_field
 from lifeboat_airflow.operators.database import DatabasePreflightOperator, PostgresBackupOperator
 from lifeboat_airflow.operators.keeping import JudgeSnapshotOperator, PruneOperator
 from lifeboat_airflow.operators.proof import ProveSnapshotOperator
@@ -31,7 +31,7 @@ from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, Veri
         ),
     },
     tags=["lifeboat", "backup", "postgres"],
-    doc_md="""
+    doc_md=f"""
 ### Nightly database backup
 
 Every database of `platform.yaml`: **preflight** → **back up** (one dump, sealed, into every repository at once) →
@@ -39,6 +39,9 @@ Every database of `platform.yaml`: **preflight** → **back up** (one dump, seal
 it like those before it?) → **prove** (where `platform.yaml` says `prove: nightly`) → **prune** (what is due).
 
 Trigger it with a form to back up chosen databases or tables now, or definitions alone.
+
+{BACKFILL}
+A night that has its snapshot finds it again; any other gets one of now, dated today.
 
 **If this fails**
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag
 
-from lifeboat_airflow.defaults import DAG_ARGS
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS
 from lifeboat_airflow.operators.keeping import HealVaultOperator, StoreRunbookOperator, SweepVaultOperator
 
 
@@ -15,7 +15,7 @@ from lifeboat_airflow.operators.keeping import HealVaultOperator, StoreRunbookOp
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=12),
     tags=["lifeboat", "retention"],
-    doc_md="""
+    doc_md=f"""
 ### Prune the vault
 
 **heal**: copy to every repository the snapshots it ought to have and has not, from whichever has them; a copy that was
@@ -24,6 +24,8 @@ no snapshot any more and is older than `grace_days` of `platform.yaml`: unfinish
 prune that was killed has left, packs of files that no snapshot refers to. Snapshots are pruned after
 each backup and promotion. The result has the bytes freed by repository and tier. Beside that, **runbook** stores what
 to do in a disaster, with today's snapshots, in `break-glass/` of every repository; `lifeboat runbook` prints the same.
+
+{BACKFILL}
 
 **If this fails**
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import dag
 
-from lifeboat_airflow.defaults import DAG_ARGS
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS
 from lifeboat_airflow.recovery_form import DAG_ID
 
 
@@ -16,11 +16,13 @@ from lifeboat_airflow.recovery_form import DAG_ID
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=24),
     tags=["lifeboat", "proof", "recovery"],
-    doc_md="""
+    doc_md=f"""
 ### Recovery practice
 
 **practise** triggers `disaster_recovery` in the mode `practice` and waits for its end: every step on scratch targets,
 nobody asked, nothing live touched. The report of each practice says how long a recovery takes.
+
+{BACKFILL}
 
 **If this fails**
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import dag, task, task_group
 
 from lifeboat.snapshot import Kind
-from lifeboat_airflow.defaults import DAG_ARGS, platform, sources_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, sources_field
 from lifeboat_airflow.operators.keeping import JudgeSnapshotOperator, PruneOperator
 from lifeboat_airflow.operators.redis import RedisBackupOperator, RedisPreflightOperator
 from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, VerifySnapshotOperator
@@ -19,7 +19,7 @@ from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, Veri
     dagrun_timeout=timedelta(hours=12),
     params={"sources": sources_field(platform(), Kind.REDIS, "Which Redis instances of platform.yaml to back up.")},
     tags=["lifeboat", "backup", "redis"],
-    doc_md="""
+    doc_md=f"""
 ### Redis backup
 
 Every Redis of `platform.yaml`: **preflight** → **back up** (its RDB, as a replica is sent it, sealed, into every
@@ -28,6 +28,9 @@ repository at once) → **replicate** (what a repository missed) → **verify** 
 
 Redis is optional: protect it when it holds more than a cache, such as sessions. Where `platform.yaml` names none, this
 has no schedule, and a run by hand ends at once.
+
+{BACKFILL}
+A night that has its snapshot finds it again; any other gets one of now, dated today.
 
 **If this fails**
 

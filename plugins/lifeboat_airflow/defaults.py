@@ -45,6 +45,10 @@ RECOVERY_ARGS: Mapping[str, Any] = {
 }
 
 
+BACKFILL = "**A backfill** brings no past day back: each of its runs does today's work once more, on what is there now."
+"""What the documentation of every DAG with a schedule says, so that nobody expects snapshots of days that are over."""
+
+
 def platform() -> Platform:
     """What platform.yaml says now; a mistake in it shows as an import error of the DAG, with its line and remedy."""
     loaded = load_platform(platform_path(os.environ))

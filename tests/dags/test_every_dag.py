@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Param
 from lifeboat.errors import LifeboatError, SettingsError, SourceUnavailable
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat_airflow import listener, run_events
+from lifeboat_airflow.defaults import BACKFILL
 from lifeboat_airflow.notifier import LifeboatNotifier
 from lifeboat_airflow.operators.base import LifeboatOperator
 from tests.dags.airflow_home import ROOT
@@ -90,6 +91,14 @@ def test_it_tells_people_what_they_need(place: Place, dag_id: str) -> None:
     assert all(f"`{task_id.split('.')[-1]}`" in dag.doc_md for task_id in TASKS[dag_id] if task_id != "choose")
     assert "lifeboat" in dag.tags
     assert {task.owner for task in dag.tasks} == {"platform-operations"}
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_one_with_a_schedule_says_that_no_backfill_brings_a_past_day_back(place: Place, dag_id: str) -> None:
+    dag = dag_bag(dag_id).dags[dag_id]
+
+    has_schedule = dag.schedule is not None or dag_id == "redis_backup"  # that one only where there is a Redis
+    assert (BACKFILL in dag.doc_md) == has_schedule
 
 
 @pytest.mark.parametrize("dag_id", DAG_IDS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,6 +161,19 @@ def test_a_retry_of_a_run_that_made_its_snapshot_finds_it_again(place: Place) ->
 
     assert second == first | {"reused": True}
     assert len(place.vault().list().snapshots) == 1
+
+
+def test_a_backfilled_night_finds_its_snapshot_and_one_without_gets_a_snapshot_of_now(place: Place) -> None:
+    began, night = datetime.now(UTC) - timedelta(seconds=1), task_context()
+    kept = backup_operator("odd").execute(night)
+    lost = {**night, "dag_run": SimpleNamespace(run_after=night["dag_run"].run_after - timedelta(days=1))}
+
+    again, late = backup_operator("odd").execute(night), backup_operator("odd").execute(lost)
+
+    assert (again["snapshot"], again["reused"], late["reused"]) == (kept["snapshot"], True, False)
+    [made] = [one for one in place.vault().list("odd").snapshots if one.label == late["snapshot"]]
+    assert made.id.began > began
+    assert made.manifest.scheduled_for == lost["dag_run"].run_after
 
 
 def test_a_killed_task_leaves_no_program_running_and_no_snapshot(
