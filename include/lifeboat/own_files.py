@@ -55,7 +55,8 @@ def make_folders(folder: Path) -> None:
 def make_file(path: Path, flags: int) -> int:
     """A descriptor of a private file, made if it is missing; what root makes belongs to the folder's owner."""
     file = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    if os.geteuid() == 0:
+    # A name somebody has given to another file, by a hard link, must not make that file theirs.
+    if os.geteuid() == 0 and os.fstat(file).st_nlink == 1:
         above = path.parent.stat()
         os.fchown(file, above.st_uid, above.st_gid)
     return file
