@@ -258,7 +258,8 @@ def airflow(
 def component(airflow: Airflow, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """One of Airflow's processes, such as its triggerer."""
     command, log = [program("airflow"), name], airflow.home / f"{name}.log"
-    with running(command, log, lambda: True, airflow.settings, grace=30) as process:
+    # Tasks are processes of their own, which the scheduler has to end; the others have nothing to lose here.
+    with running(command, log, lambda: True, airflow.settings, grace=30 if name == "scheduler" else 3) as process:
         airflow.processes[name] = process
         yield process
 

@@ -51,11 +51,11 @@ BUSY = {
 }
 """Settings of an Airflow that runs beside other tests."""
 
-LIVE = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(900)]
+LIVE = [pytest.mark.slow, pytest.mark.live, pytest.mark.timeout(1800)]
 """The marks of every live test: the first of them has to start everything."""
 
-PATIENCE = 180.0
-"""Seconds for what includes starting a process of Airflow."""
+PATIENCE = 600.0
+"""Seconds for whatever includes a process of Airflow, also where the machine is slow or busy."""
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Live:
         """How far a run is."""
         return str(self.airflow.request("GET", f"/dags/{dag}/dagRuns/{run}")["state"])
 
-    def ended(self, dag: str, run: str, *, seconds: float = 120) -> datetime:
+    def ended(self, dag: str, run: str, *, seconds: float = PATIENCE) -> datetime:
         """When a run has ended, well or badly; waits for it."""
         until(lambda: self.state(dag, run) in {"success", "failed"}, seconds)
         return datetime.fromisoformat(self.airflow.request("GET", f"/dags/{dag}/dagRuns/{run}")["end_date"])
@@ -152,7 +152,7 @@ def live_airflow(folder: Path) -> Iterator[Live]:
             running = airflow(stand, scheduled_runs=True, dags=dags, triggerer=False, settings=more)
             made = Live(stand, stack.enter_context(running), mail, web, stack.enter_context(contextlib.ExitStack()))
             made.begin_triggerer()
-        until(lambda: len(made.airflow.request("GET", "/dags")["dags"]) == DAGS, 60)
+        until(lambda: len(made.airflow.request("GET", "/dags")["dags"]) == DAGS, PATIENCE)
         yield made
 
 

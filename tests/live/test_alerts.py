@@ -14,13 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.live.stand import LIVE, SECRET, Live, until
+from tests.live.stand import LIVE, PATIENCE, SECRET, Live, until
 from tests.processes import descendants_of, read_text
 
 pytestmark = LIVE
-
-PATIENCE = 300
-"""Seconds that are waited for what a person is to know within one, on whatever machine this runs."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def runs(live: Live) -> dict[str, str]:
 
 def test_a_killed_process_is_told_while_its_run_goes_on(live: Live, told: Receivers, runs: dict[str, str]) -> None:
     place = f"/dags/killed_beside/dagRuns/{runs['killed_beside']}/taskInstances/kill"
-    until(lambda: live.airflow.request("GET", place)["state"] == "failed", 120)
+    until(lambda: live.airflow.request("GET", place)["state"] == "failed", PATIENCE)
     until(lambda: bool(told.mails(runs["killed_beside"])), PATIENCE)
 
     assert live.state("killed_beside", runs["killed_beside"]) == "running"
@@ -121,7 +118,7 @@ def test_a_task_that_could_not_begin_is_told(live: Live, told: Receivers, runs: 
 
 def test_a_task_that_somebody_marked_as_failed_is_told(live: Live, told: Receivers, runs: dict[str, str]) -> None:
     place = f"/dags/marked/dagRuns/{runs['marked']}/taskInstances/sleep"
-    until(lambda: live.airflow.request("GET", place)["state"] == "running", 120)
+    until(lambda: live.airflow.request("GET", place)["state"] == "running", PATIENCE)
 
     live.airflow.request("PATCH", place, json={"new_state": "failed"})
 
@@ -139,7 +136,7 @@ def test_a_degraded_success_is_told_without_what_was_healed(live: Live, told: Re
 
 
 def test_a_missed_deadline_is_told(live: Live, told: Receivers, runs: dict[str, str]) -> None:
-    until(lambda: bool(told.mails(runs["late"])), 120)
+    until(lambda: bool(told.mails(runs["late"])), PATIENCE)
 
     [mail] = told.mails(runs["late"])
     assert mail["Subject"] == "LATE: late is not done by its deadline"
@@ -175,7 +172,7 @@ def test_a_task_that_is_cleared_and_fails_again_is_told_again(
     body = {"dry_run": False, "dag_run_id": run, "reset_dag_runs": True, "only_failed": True}
     live.airflow.request("POST", "/dags/sometimes/clearTaskInstances", json=body)
 
-    until(lambda: len(told.mails(run)) == before + 1, 120)
+    until(lambda: len(told.mails(run)) == before + 1, PATIENCE)
 
 
 def test_what_is_no_failure_and_what_is_not_ours_is_not_told(live: Live, told: Receivers, runs: dict[str, str]) -> None:
@@ -189,10 +186,10 @@ def test_what_is_no_failure_and_what_is_not_ours_is_not_told(live: Live, told: R
 def test_a_channel_that_is_down_gets_it_later_and_the_others_say_so(live: Live, told: Receivers) -> None:
     live.web.status = 503
     run = live.trigger("together")
-    until(lambda: len(told.mails(run)) == 2, 150)
+    until(lambda: len(told.mails(run)) == 2, PATIENCE)
 
     live.web.status, before = 200, len(told.posts(run))
-    until(lambda: len(told.posts(run)) > before, 150)
+    until(lambda: len(told.posts(run)) > before, PATIENCE)
 
     first, notice = told.mails(run)
     assert first["Subject"].startswith("FAILED: together")

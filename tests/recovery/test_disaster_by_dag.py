@@ -21,7 +21,7 @@ from lifeboat.choosing import choose_snapshot
 from lifeboat.recovery.case import RESTORE
 from lifeboat.recovery.journal import Journal, incidents
 from lifeboat.recovery.model import Outcome
-from tests.live.stand import BUSY, LIVE, Live, airflows_environment, until
+from tests.live.stand import BUSY, LIVE, PATIENCE, Live, airflows_environment, until
 from tests.processes import descendants_of, read_text
 from tests.recovery.disaster import SOURCES, Doomed, differences, doomed, receivers
 
@@ -66,14 +66,14 @@ class Ashes:
         path = f"/dags/{DAG}/dagRuns/{run}/taskInstances/{task}/-1/hitlDetails"
         ended = ("success", "failed", "upstream_failed")
         while True:
-            until(lambda: self.tasks(run).get(task) in ("awaiting_input", *ended), 180)
+            until(lambda: self.tasks(run).get(task) in ("awaiting_input", *ended), PATIENCE)
             if self.tasks(run)[task] in ended:
                 break
             # Airflow cuts the task short when the answer comes before it has seen the end of the process that asks:
             # then it is tried again, and asks again where the answer was lost. That takes it some seconds.
             time.sleep(5)
             self.live.airflow.request("PATCH", path, json={"chosen_options": [option], "params_input": {}})
-            until(lambda: self.tasks(run)[task] in ("up_for_retry", *ended), 180)
+            until(lambda: self.tasks(run)[task] in ("up_for_retry", *ended), PATIENCE)
         assert self.tasks(run)[task] == "success", self.tasks(run)
 
 
@@ -114,13 +114,13 @@ def test_a_platform_that_burnt_down_is_brought_back_by_a_new_airflow_that_dies_m
     ashes.answer(run, "assess_damage.ask", "Proceed")
 
     hold_in_the_middle_of_its_rows(live.airflow.processes["scheduler"].pid)
-    until(lambda: set(ashes.restores(Outcome.DONE)) == set(SOURCES) - {"receivables"}, 180)
+    until(lambda: set(ashes.restores(Outcome.DONE)) == set(SOURCES) - {"receivables"}, PATIENCE)
     live.kill_scheduler()
     live.begin_scheduler()
     # With Airflow's own defaults, five minutes pass.
-    taken_up = until(lambda: ashes.tries(run, "restore.database") == 2, 180)
+    taken_up = until(lambda: ashes.tries(run, "restore.database") == 2, PATIENCE)
     print(f"taken up {taken_up:.0f} s after the new scheduler's start")
-    until(lambda: ashes.tasks(run)["restore.database"] == "success", 180)
+    until(lambda: ashes.tasks(run)["restore.database"] == "success", PATIENCE)
     assert ashes.restores(Outcome.DONE) == Counter(SOURCES)
     assert ashes.restores(Outcome.BEGUN) == Counter([*SOURCES, "receivables"])
     assert [name for name in platform.databases() if "beside" in name] == []
@@ -133,8 +133,8 @@ def test_a_platform_that_burnt_down_is_brought_back_by_a_new_airflow_that_dies_m
     (platform.folder / "migrated").touch()
     cleared = {"dry_run": False, "dag_run_id": run, "task_ids": ["verify_and_start.migrate"], "only_failed": False}
     live.airflow.request("POST", f"/dags/{DAG}/clearTaskInstances", json=cleared | {"include_downstream": True})
-    until(lambda: live.state(DAG, run) != "failed", 60)
-    live.ended(DAG, run, seconds=240)
+    until(lambda: live.state(DAG, run) != "failed", PATIENCE)
+    live.ended(DAG, run)
 
     states = ashes.tasks(run)
     assert live.state(DAG, run) == "success", states
@@ -168,8 +168,8 @@ def test_a_snapshot_is_proven_and_restored_into_a_new_database_by_dag(ashes: Ash
     proof = live.trigger("monthly_restore_test", sources=["receivables"], older_too=False)
     restore = live.trigger("restore", database="receivables", new_database="looked_at")
 
-    live.ended("monthly_restore_test", proof, seconds=240)
-    live.ended("restore", restore, seconds=240)
+    live.ended("monthly_restore_test", proof)
+    live.ended("restore", restore)
 
     assert live.state("monthly_restore_test", proof) == "success", live.log("monthly_restore_test", proof, "prove", 0)
     assert live.state("restore", restore) == "success", live.log("restore", restore, "restore_new")
@@ -184,7 +184,7 @@ def hold_in_the_middle_of_its_rows(process: int) -> None:
         found = descendants_of(process, "pg_restore")
         return [one for one in found if "--dbname" in read_text(Path(f"/proc/{one}/cmdline"))]
 
-    until(lambda: bool(restoring()), 180, every=0.02)
+    until(lambda: bool(restoring()), PATIENCE, every=0.02)
     for one in restoring():
         os.kill(one, signal.SIGSTOP)
 
@@ -198,5 +198,5 @@ def test_people_are_told_at_once_of_the_time_that_is_gone_already(ashes: Ashes) 
     def told() -> list[str]:
         return [m.get_body(("plain",)).get_content() for m in live.mail.mails if "LATE" in m["Subject"]]
 
-    until(lambda: len(told()) >= 2, 90)
+    until(lambda: len(told()) >= 2, PATIENCE)
     assert {text for text in ("50 %", "80 %", "100 %") if any(text in mail for mail in told())} == {"50 %", "80 %"}
