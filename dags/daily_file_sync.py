@@ -64,7 +64,7 @@ def daily_file_sync():
     def tree(source: str):
         gone = "{{ params.i_know_these_files_are_gone }}"
         preflight = FilesPreflightOperator(task_id="preflight", source=source, files_are_gone=gone)
-        sync = FileSyncOperator(task_id="sync", source=source, pool="lifeboat_dumps", files_are_gone=gone)
+        sync = FileSyncOperator(task_id="sync", source=source, max_active_tis_per_dag=2, files_are_gone=gone)
         replicate = ReplicateSnapshotOperator(task_id="replicate", source=source, snapshot=sync.output)
         verify = VerifySnapshotOperator(task_id="verify", source=source, snapshot=replicate.output)
         mirror = MirrorTreeOperator(task_id="mirror", source=source)

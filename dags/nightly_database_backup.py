@@ -34,9 +34,10 @@ from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, Veri
     doc_md=f"""
 ### Nightly database backup
 
-Every database of `platform.yaml`: **preflight** → **back up** (one dump, sealed, into every repository at once) →
-**replicate** (what a repository missed) → **verify** (every byte read back from every repository) → **judge** (is
-it like those before it?) → **prove** (where `platform.yaml` says `prove: nightly`) → **prune** (what is due).
+Every database of `platform.yaml`, two at a time: **preflight** → **back up** (one dump, sealed, into every repository
+at once) → **replicate** (what a repository missed) → **verify** (every byte read back from every repository) →
+**judge** (is it like those before it?) → **prove** (where `platform.yaml` says `prove: nightly`) → **prune** (what is
+due).
 
 Trigger it with a form to back up chosen databases or tables now, or definitions alone.
 
@@ -73,7 +74,7 @@ def nightly_database_backup():
     def database(source: str):
         what = {"tables": "{{ params.tables }}", "schema_only": "{{ params.schema_only }}"}
         preflight = DatabasePreflightOperator(task_id="preflight", source=source, **what)
-        back_up = PostgresBackupOperator(task_id="back_up", source=source, pool="lifeboat_dumps", **what)
+        back_up = PostgresBackupOperator(task_id="back_up", source=source, max_active_tis_per_dag=2, **what)
         replicate = ReplicateSnapshotOperator(task_id="replicate", source=source, snapshot=back_up.output)
         verify = VerifySnapshotOperator(task_id="verify", source=source, snapshot=replicate.output)
         prove = ProveSnapshotOperator(

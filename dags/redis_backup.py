@@ -57,7 +57,7 @@ def redis_backup():
     @task_group
     def redis(source: str):
         preflight = RedisPreflightOperator(task_id="preflight", source=source)
-        back_up = RedisBackupOperator(task_id="back_up", source=source, pool="lifeboat_dumps")
+        back_up = RedisBackupOperator(task_id="back_up", source=source, max_active_tis_per_dag=2)
         replicate = ReplicateSnapshotOperator(task_id="replicate", source=source, snapshot=back_up.output)
         verify = VerifySnapshotOperator(task_id="verify", source=source, snapshot=replicate.output)
         judge = JudgeSnapshotOperator(task_id="judge", source=source, snapshot=replicate.output)

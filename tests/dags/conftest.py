@@ -17,7 +17,6 @@ from tests.dags.airflow_home import ROOT
 
 from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db  # isort: skip
 from airflow.models.dagbundle import DagBundleModel  # isort: skip
-from airflow.models.pool import Pool  # isort: skip
 from airflow.sdk.definitions import dag as dag_module  # isort: skip
 from airflow.utils import db  # isort: skip
 from airflow.utils.session import create_session  # isort: skip
@@ -84,7 +83,6 @@ def airflow_db() -> None:
     db.initdb()
     with create_session() as session:
         session.add(DagBundleModel(name="testing"))
-        Pool.create_or_update_pool("lifeboat_dumps", 2, "", include_deferred=False, session=session)
 
 
 @pytest.fixture(scope="module")

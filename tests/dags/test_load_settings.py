@@ -32,7 +32,7 @@ def _no_connections_left(airflow_db: None) -> Iterator[None]:
         session.execute(delete(Connection))
 
 
-def test_it_gives_every_connection_that_platform_yaml_names_and_the_pool_of_dumps() -> None:
+def test_it_gives_every_connection_that_platform_yaml_names() -> None:
     names = load_settings(FILE, VARIABLES)
 
     platform = load_platform(ROOT / "include" / "platform.yaml")
@@ -42,8 +42,20 @@ def test_it_gives_every_connection_that_platform_yaml_names_and_the_pool_of_dump
     assert platform.notify.email is not None
     wanted.add(platform.notify.email.connection)
     optional = {"sme_platform_redis"}  # of the example there, in comments
-    assert wanted | optional | {"lifeboat_dumps"} == set(names)
-    assert Pool.get_pool("lifeboat_dumps").slots == 2
+    assert wanted | optional == set(names)
+
+
+def test_pools_and_variables_of_ones_own_are_loaded_too(tmp_path: Path) -> None:
+    file = tmp_path / "airflow_settings.yaml"
+    file.write_text(
+        "airflow:\n  pools: [{pool_name: mine, pool_slot: 2}]\n"
+        "  variables: [{variable_name: own, variable_value: text}]\n"
+    )
+
+    assert load_settings(file, {}) == ["mine", "own"]
+    mine = Pool.get_pool("mine")
+    assert mine is not None
+    assert mine.slots == 2
 
 
 def test_placeholders_are_filled_in_and_empty_ones_left_out() -> None:
