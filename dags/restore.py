@@ -8,7 +8,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, dag, task
 
 from lifeboat_airflow.defaults import (
-    DAG_ARGS,
+    RESTORE_ARGS,
     database_field,
     platform,
     repository_field,
@@ -32,6 +32,7 @@ TASKS = {
     Way.IN_PLACE: "restore_beside",
     Way.DRY_RUN: "verify",
 }
+NEW = "{{ params.new_database or params.database ~ '_restored_' ~ (dag_run.run_after | ts_nodash) }}"
 SOURCE, REPOSITORY, TABLES = "{{ params.database }}", "{{ params.repository }}", "{{ params.tables }}"
 TARGET, MEANT = "{{ params.target }}", "{{ params.on_another_server }}"
 
@@ -95,7 +96,8 @@ and `python -m lifeboat undo <name>` goes back to it.
 
 **If this fails**
 
-* `choose`: no snapshot fits, the form asks for what does not go together, or the target does not answer; see its log.
+* `choose`: no snapshot fits, the form asks for what does not go together, the target does not answer, or another run
+  restores to it: its log says which. Let that run end, or answer its question.
 * `thaw`: the store did not give it out in time. Clear the task, or choose another repository.
 * `restore_new`, `restore_schema`, `restore_beside`, `verify`: the live database was not touched. The log says what is
   wrong; choose another snapshot or repository.
@@ -104,13 +106,14 @@ and `python -m lifeboat undo <name>` goes back to it.
   beside the live one; clear the task to ask again, or `python -m lifeboat kept` and `release` remove it.
 * `put_in_place`: its log says whether the swap took place, and how to go on or back. It is not retried by itself.
 """,
-    **DAG_ARGS,
+    **RESTORE_ARGS,
 )
 def restore():
     choose = ChooseForRestoreOperator(
         task_id="choose",
         source=SOURCE,
         way="{{ params.to }}",
+        new_database=NEW,
         schema="{{ params.schema }}",
         tables=TABLES,
         target=TARGET,
@@ -132,7 +135,7 @@ def restore():
         source=SOURCE,
         snapshot=label,
         repository=REPOSITORY,
-        database="{{ params.new_database or params.database ~ '_restored_' ~ (dag_run.run_after | ts_nodash) }}",
+        database=NEW,
         tables=TABLES,
         schema_only="{{ params.schema_only }}",
         target=TARGET,

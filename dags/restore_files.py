@@ -7,7 +7,7 @@ from datetime import timedelta
 from airflow.sdk import Param, dag
 
 from lifeboat_airflow.defaults import (
-    DAG_ARGS,
+    RESTORE_ARGS,
     each_once_or_none,
     platform,
     repository_field,
@@ -18,6 +18,7 @@ from lifeboat_airflow.operators.files import RestoreFilesOperator
 from lifeboat_airflow.operators.restore import ChooseSnapshotOperator
 from lifeboat_airflow.operators.thaw import ThawSnapshotOperator
 
+FOLDER = "{{ params.to or '/var/tmp/' ~ params.tree ~ '-restored-' ~ (dag_run.run_after | ts_nodash) }}"
 SOURCE, REPOSITORY = "{{ params.tree }}", "{{ params.repository }}"
 
 
@@ -63,12 +64,12 @@ folder of the worker, with owners, modes and times. What is there already with t
 
 **If this fails**
 
-* `choose`: no snapshot fits. Its log says what there is.
+* `choose`: no snapshot fits, or another run restores to the same folder. Its log says what there is, or which run.
 * `thaw`: the store did not give it out in time. Clear the task, or choose another repository.
 * `restore`: its log names what could not be restored, and why; everything else is in the folder. Restore these files
   alone, from another snapshot or repository. A folder that exists is refused unless the form says otherwise.
 """,
-    **DAG_ARGS,
+    **RESTORE_ARGS,
 )
 def restore_files():
     choose = ChooseSnapshotOperator(
@@ -78,6 +79,7 @@ def restore_files():
         proven="{{ params.proven }}",
         as_of="{{ params.as_of }}",
         repository=REPOSITORY,
+        place=f"the folder {FOLDER}",
         multiple_outputs=True,
     )
     thaw = ThawSnapshotOperator(task_id="thaw", source=SOURCE, snapshot=choose.output, repository=REPOSITORY)
@@ -85,7 +87,7 @@ def restore_files():
         task_id="restore",
         source=SOURCE,
         snapshot=choose.output["snapshot"],
-        to="{{ params.to or '/var/tmp/' ~ params.tree ~ '-restored-' ~ (dag_run.run_after | ts_nodash) }}",
+        to=FOLDER,
         patterns="{{ params.patterns }}",
         into_existing="{{ params.into_existing }}",
         repository=REPOSITORY,

@@ -36,6 +36,13 @@ DAG_ARGS: Mapping[str, Any] = {
     },
 }
 
+RESTORE_ARGS: Mapping[str, Any] = {
+    **DAG_ARGS,
+    # One that waits for its approval must not keep others waiting. Of two to one target, the second is refused by its
+    # first task.
+    "max_active_runs": 16,
+}
+
 RECOVERY_ARGS: Mapping[str, Any] = {
     **DAG_ARGS,
     # A practice must not keep a recovery waiting. Of two recoveries at once, the second is refused by its first task.

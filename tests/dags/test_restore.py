@@ -13,16 +13,30 @@ import psycopg.sql
 import pytest
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.utils.session import create_session
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from lifeboat.postgres.cluster import TemporaryCluster
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.swap import kept_databases
-from lifeboat_airflow.operators.restore import RestoreBesideOperator, RestoreIntoSchemaOperator
-from tests.dags.conftest import AT_WORK, Place, RunDag, back_up, dag_bag, result_of, task_context
+from lifeboat_airflow.operators.restore import (
+    ChooseForRestoreOperator,
+    RestoreBesideOperator,
+    RestoreIntoSchemaOperator,
+    Way,
+)
+from tests.dags.conftest import (
+    AT_WORK,
+    Place,
+    RunDag,
+    back_up,
+    dag_bag,
+    result_of,
+    task_context,
+)
 from tests.fixtures_postgres import PROGRAMS, Clusters, make_odd_database, new_name
 
 DAG = "restore"
@@ -62,6 +76,66 @@ def test_a_snapshot_is_restored_into_a_new_database(
     result = result_of(run, "restore_new", -1)
     assert (result["snapshot"], result["database"]) == (snapshot, name)
     assert tables_of(postgres, name) == tables_of(postgres, databases[1])
+
+
+def test_a_second_restore_to_the_same_target_is_refused_at_once_and_one_to_another_is_not(
+    snapshot: str, run_dag: RunDag
+) -> None:
+    same = {"database": "odd", "new_database": "the same", "mark_success_pattern": NOT_CHOOSE}
+    first = run_dag(DAG, **same)
+    go_on(first)
+
+    second = run_dag(DAG, **same)
+    other = run_dag(DAG, database="odd", mark_success_pattern=NOT_CHOOSE)
+    go_on(first, "success")
+    after_it = run_dag(DAG, **same)
+
+    assert (second.state, other.state, after_it.state) == ("failed", "success", "success")
+    assert {t.task_id for t in second.get_task_instances() if t.state == "failed"} == {"choose"}
+
+
+def test_what_is_the_same_target_is_decided_by_what_is_made_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer, databases: tuple[str, str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SPARE_DB", connection_to(postgres))
+    new = {"new_database": "new", "schema": "ignored"}
+
+    places = [
+        ChooseForRestoreOperator(task_id="choose", source="odd", **form).place_of_form()
+        for form in (
+            {"way": Way.NEW_DATABASE, **new},
+            {"way": Way.NEW_DATABASE, **new, "target": "spare_db"},  # the same server by another name
+            {"way": Way.NEW_SCHEMA, "new_database": "ignored", "schema": "new"},
+            {"way": Way.IN_PLACE, **new},
+            {"way": Way.DRY_RUN, **new},
+        )
+    ]
+
+    live = databases[1]
+    assert places == [
+        f"the database 'new' on {postgres}",
+        f"the database 'new' on {postgres}",
+        f"the schema 'new' of {live!r} on {postgres}",
+        f"the database {live!r} on {postgres}",
+        None,
+    ]
+
+
+def test_files_are_restored_to_the_folder_that_is_asked_for_first(place: Place) -> None:
+    tasks = dag_bag("restore_files").dags["restore_files"].task_dict
+
+    assert tasks["choose"].place == f"the folder {tasks['restore'].to}"
+
+
+NOT_CHOOSE = "(?!choose$|decide$).*"
+
+
+def go_on(run: Any, state: str = "running") -> None:
+    """Have a run that has ended go on, as one does that waits for an answer, or end."""
+    with create_session() as session:
+        session.execute(update(DagRun).where(DagRun.run_id == run.run_id).values(state=state))
+        last = select(TaskInstance.id).where(TaskInstance.run_id == run.run_id, TaskInstance.task_id != "choose")
+        session.execute(update(TaskInstance).where(TaskInstance.id.in_(last)).values(state=state))
 
 
 def test_a_dry_run_restores_nothing(snapshot: str, run_dag: RunDag, postgres: PostgresServer) -> None:

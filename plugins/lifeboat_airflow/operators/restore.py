@@ -22,6 +22,7 @@ from lifeboat.progress import count_text, duration_text
 from lifeboat_airflow.hooks import PostgresSourceHook, VaultHook
 from lifeboat_airflow.links import SnapshotLink
 from lifeboat_airflow.operators.base import SourceOperator
+from lifeboat_airflow.places import take_place
 from lifeboat_airflow.records import find_snapshot, snapshot_record
 
 
@@ -29,10 +30,14 @@ class ChooseSnapshotOperator(SourceOperator):
     """Chooses a snapshot of a source; the result is its record.
 
     By its label, else the newest whole one: with `proven`, the newest that was proven; with `as_of`, an ISO 8601 time
-    with its offset, the newest that began then or earlier; with `repository`, the newest that one has.
+    with its offset, the newest that began then or earlier; with `repository`, the newest that one has. `place` says in
+    words what it is to be restored to: refused while another run of the DAG restores to the same.
     """
 
-    template_fields: Sequence[str] = (*SourceOperator.template_fields, "snapshot", "proven", "as_of", "repository")
+    template_fields: Sequence[str] = (
+        *SourceOperator.template_fields,
+        *("snapshot", "proven", "as_of", "repository", "place"),
+    )
     operator_extra_links = (SnapshotLink(),)
 
     def __init__(
@@ -42,6 +47,7 @@ class ChooseSnapshotOperator(SourceOperator):
         proven: bool | str = False,
         as_of: str | None = None,
         repository: str | None = None,
+        place: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -49,10 +55,13 @@ class ChooseSnapshotOperator(SourceOperator):
         self.proven = proven
         self.as_of = as_of
         self.repository = repository
+        self.place = place
 
     def work(self, context: Context) -> dict[str, Any]:
         """Choose, and say what was chosen."""
         self.require_typed(proven=bool)
+        if self.place:
+            take_place(context["ti"], self.place)
         vault = VaultHook().open(reading=True)
         if self.snapshot:
             snapshot = find_snapshot(vault, self.snapshot)
@@ -82,12 +91,16 @@ class ChooseForRestoreOperator(ChooseSnapshotOperator):
     `target` is the connection of another server, which must answer.
     """
 
-    template_fields: Sequence[str] = (*ChooseSnapshotOperator.template_fields, "way", "schema", "tables", "target")
+    template_fields: Sequence[str] = (
+        *ChooseSnapshotOperator.template_fields,
+        *("way", "new_database", "schema", "tables", "target"),
+    )
 
     def __init__(
         self,
         *,
         way: str,
+        new_database: str | None = None,
         schema: str | None = None,
         tables: Sequence[str] | str | None = None,
         target: str | None = None,
@@ -95,6 +108,7 @@ class ChooseForRestoreOperator(ChooseSnapshotOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.way = way
+        self.new_database = new_database
         self.schema = schema
         self.tables = tables
         self.target = target
@@ -122,7 +136,23 @@ class ChooseForRestoreOperator(ChooseSnapshotOperator):
             server = _server_of_form(self.target)
             with server.connect("postgres"):
                 self.log.info("The target %r is %s.", self.target, server)
+        self.place = self.place_of_form()
         return super().work(context)
+
+    def place_of_form(self) -> str | None:
+        """What the form asks to restore to, in words; None for a dry run."""
+        way = Way(self.way)
+        if way is Way.DRY_RUN:
+            return None
+        if way is Way.NEW_DATABASE and self.target:  # its source's own server may be what was lost
+            return f"the database {self.new_database!r} on {_server_of_form(self.target)}"
+        live = PostgresSourceHook().source(self.source)
+        what = {
+            Way.NEW_DATABASE: f"the database {self.new_database!r}",
+            Way.NEW_SCHEMA: f"the schema {self.schema!r} of {live.database!r}",
+            Way.IN_PLACE: f"the database {live.database!r}",
+        }
+        return f"{what[way]} on {live.server}"
 
 
 def _server_of_form(conn_id: str) -> PostgresServer:
