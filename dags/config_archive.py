@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, task, task_group
 
 from lifeboat.snapshot import Kind
-from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, sources_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, done_within, platform, sources_field
 from lifeboat_airflow.operators.configuration import (
     ConfigArchiveOperator,
     ConfigPreflightOperator,
@@ -27,6 +27,7 @@ LIMIT = {"execution_timeout": timedelta(minutes=30)}
     ),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=3),
+    deadline=done_within(timedelta(hours=2)),
     params={
         "sets": sources_field(platform(), Kind.CONFIG, "Which sets of configuration files to archive."),
         "again": Param(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import Param, dag, task, task_group
 
-from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, trees_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, done_within, platform, trees_field
 from lifeboat_airflow.operators.files import FilesPreflightOperator, FileSyncOperator, MirrorTreeOperator
 from lifeboat_airflow.operators.keeping import PruneOperator
 from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, VerifySnapshotOperator
@@ -16,6 +16,7 @@ from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, Veri
     schedule="0 3 * * *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=12),
+    deadline=done_within(timedelta(hours=8)),
     params={
         "trees": trees_field(platform()),
         "i_know_these_files_are_gone": Param(

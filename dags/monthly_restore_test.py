@@ -7,7 +7,15 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import Param, dag
 
 from lifeboat.proof import KEEP_HOURS
-from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, provable_field, repository_field, snapshot_field
+from lifeboat_airflow.defaults import (
+    BACKFILL,
+    DAG_ARGS,
+    done_within,
+    platform,
+    provable_field,
+    repository_field,
+    snapshot_field,
+)
 from lifeboat_airflow.operators.proof import ChooseForProofOperator, ProveSnapshotOperator, RemoveScratchOperator
 
 
@@ -15,6 +23,7 @@ from lifeboat_airflow.operators.proof import ChooseForProofOperator, ProveSnapsh
     schedule="0 6 2 * *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=24),
+    deadline=done_within(timedelta(hours=18)),
     params={
         "sources": provable_field(platform(), "Whose snapshots to prove."),
         "snapshot": snapshot_field(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag
 
-from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, done_within
 from lifeboat_airflow.operators.keeping import HealVaultOperator, StoreRunbookOperator, SweepVaultOperator
 
 
@@ -14,6 +14,7 @@ from lifeboat_airflow.operators.keeping import HealVaultOperator, StoreRunbookOp
     schedule="30 6 * * *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=12),
+    deadline=done_within(timedelta(hours=6)),
     tags=["lifeboat", "retention"],
     doc_md=f"""
 ### Prune the vault

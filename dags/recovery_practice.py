@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import dag
 
-from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, done_within
 from lifeboat_airflow.recovery_form import DAG_ID
 
 
@@ -15,6 +15,7 @@ from lifeboat_airflow.recovery_form import DAG_ID
     schedule="0 7 5 1,4,7,10 *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=24),
+    deadline=done_within(timedelta(hours=12)),
     tags=["lifeboat", "proof", "recovery"],
     doc_md=f"""
 ### Recovery practice

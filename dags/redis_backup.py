@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import dag, task, task_group
 
 from lifeboat.snapshot import Kind
-from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, sources_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, done_within, platform, sources_field
 from lifeboat_airflow.operators.keeping import JudgeSnapshotOperator, PruneOperator
 from lifeboat_airflow.operators.redis import RedisBackupOperator, RedisPreflightOperator
 from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, VerifySnapshotOperator
@@ -17,6 +17,7 @@ from lifeboat_airflow.operators.snapshots import ReplicateSnapshotOperator, Veri
     schedule="30 2 * * *" if platform().names(Kind.REDIS) else None,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=12),
+    deadline=done_within(timedelta(hours=6)),
     params={"sources": sources_field(platform(), Kind.REDIS, "Which Redis instances of platform.yaml to back up.")},
     tags=["lifeboat", "backup", "redis"],
     doc_md=f"""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import dag
 
-from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, platform, sources_field
+from lifeboat_airflow.defaults import BACKFILL, DAG_ARGS, done_within, platform, sources_field
 from lifeboat_airflow.operators.keeping import chosen_sources, promotion
 
 
@@ -14,6 +14,7 @@ from lifeboat_airflow.operators.keeping import chosen_sources, promotion
     schedule="0 5 * * 1",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     dagrun_timeout=timedelta(hours=24),
+    deadline=done_within(timedelta(hours=12)),
     params={"sources": sources_field(platform(), None, "Whose snapshots to promote.")},
     tags=["lifeboat", "retention"],
     doc_md=f"""

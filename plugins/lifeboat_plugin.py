@@ -5,10 +5,10 @@ from __future__ import annotations
 from airflow.plugins_manager import AirflowPlugin
 
 from lifeboat_airflow import listener
-from lifeboat_airflow.deadlines import IncidentBegan
+from lifeboat_airflow.deadlines import IncidentBegan, ScheduledMoment
+from lifeboat_airflow.form_guard import FormGuard
 from lifeboat_airflow.links import PAGES, IncidentLink, ReportLink, SnapshotLink
 from lifeboat_airflow.pages import app
-from lifeboat_airflow.recovery_form import FormGuard
 
 
 class LifeboatPlugin(AirflowPlugin):
@@ -17,9 +17,9 @@ class LifeboatPlugin(AirflowPlugin):
     name = "lifeboat"
     operator_extra_links = [SnapshotLink(), ReportLink(), IncidentLink()]
     listeners = [listener]
-    deadline_references = [IncidentBegan]
+    deadline_references = [IncidentBegan, ScheduledMoment]
     fastapi_apps = [{"app": app, "url_prefix": PAGES, "name": "Lifeboat"}]
-    fastapi_root_middlewares = [{"name": "Lifeboat: form of the disaster recovery", "middleware": FormGuard}]
+    fastapi_root_middlewares = [{"name": "Lifeboat: runs that are refused", "middleware": FormGuard}]
     external_views = [
         {
             "name": name,

@@ -38,9 +38,7 @@ class LocatedYaml:
 def read_yaml(file: Path) -> LocatedYaml:
     """The document in a file, read as UTF-8. Raises `SettingsError` naming the line when it is not YAML."""
     try:
-        loader = yaml.SafeLoader(file.read_text("utf-8"))
-        reader = _Reader(loader)
-        data = reader.document()
+        text = file.read_text("utf-8")
     except FileNotFoundError:
         raise SettingsError(
             f"There is no file {file}.", hint="Name another with `--platform` or the variable LIFEBOAT_PLATFORM."
@@ -51,6 +49,14 @@ def read_yaml(file: Path) -> LocatedYaml:
         raise SettingsError(
             f"{file} is not UTF-8 text (byte {error.start}).", hint="Save it again, encoded as UTF-8."
         ) from error
+    return parse_yaml(text, file)
+
+
+def parse_yaml(text: str, file: Path) -> LocatedYaml:
+    """The document in a text that is, or was, that of a file. Raises `SettingsError` as `read_yaml`."""
+    try:
+        reader = _Reader(yaml.SafeLoader(text))
+        data = reader.document()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SettingsError(

@@ -32,7 +32,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from lifeboat.archive_classes import too_slow
 from lifeboat.errors import SettingsError
 from lifeboat.files.scan import check_pattern
-from lifeboat.located_yaml import KeyPath, LocatedYaml, read_yaml
+from lifeboat.located_yaml import KeyPath, LocatedYaml, parse_yaml, read_yaml
 from lifeboat.recovery.model import Phase
 from lifeboat.smoke import SmokeChecks, read_sql_checks
 from lifeboat.snapshot import Kind, Tier, check_name
@@ -46,7 +46,21 @@ def platform_path(environ: Mapping[str, str]) -> Path:
 
 def load_platform(file: Path) -> Platform:
     """The platform described in a file. Raises one `SettingsError` listing every problem, its line and remedy."""
-    located = read_yaml(file)
+    platform = _platform_of(read_yaml(file))
+    _check_smoke_files(platform)
+    return platform
+
+
+def parse_platform(text: str, file: Path) -> Platform:
+    """The platform described in a text that the file once had. Raises `SettingsError` as `load_platform`.
+
+    Files that it names are not looked at: what is wrong with one of them must not keep all else from being known.
+    """
+    return _platform_of(parse_yaml(text, file))
+
+
+def _platform_of(located: LocatedYaml) -> Platform:
+    file = located.file
     if not isinstance(located.data, dict):
         raise SettingsError(
             f"{file} must be a mapping of settings, and is {_shown(located.data)}.",
@@ -60,7 +74,6 @@ def load_platform(file: Path) -> Platform:
     if problems:
         raise _as_error(located, problems)
     platform._located = located
-    _check_smoke_files(platform)
     return platform
 
 

@@ -1,4 +1,4 @@
-"""What the deadlines of a recovery count from."""
+"""What deadlines count from."""
 
 from __future__ import annotations
 
@@ -52,3 +52,32 @@ class IncidentBegan(BaseDeadlineReference):
 
 def _form(run: DagRun | None) -> Mapping[str, Any]:
     return run.conf if run is not None and isinstance(run.conf, dict) else {}
+
+
+def existed_since(session: Session, dag_id: str) -> datetime | None:
+    """Since when Airflow has known a DAG; one that is deleted and found again is new. None for one it does not know."""
+    from airflow.models.dag_version import DagVersion
+    from sqlalchemy import func, select
+
+    return session.scalar(select(func.min(DagVersion.created_at)).where(DagVersion.dag_id == dag_id))
+
+
+class ScheduledMoment(BaseDeadlineReference):
+    """The moment by the schedule that a run is for.
+
+    None for a run that nobody expects at a time: one by hand, a backfill, and one for a moment at which Airflow did not
+    know the DAG yet, as a new installation makes them.
+    """
+
+    required_kwargs = frozenset({"dag_id", "run_id"})
+
+    def _evaluate_with(self, *, session: Session, **kwargs: Any) -> datetime | None:
+        from airflow.models.dagrun import DagRun
+        from sqlalchemy import select
+
+        run = session.scalar(select(DagRun).where(DagRun.dag_id == kwargs["dag_id"], DagRun.run_id == kwargs["run_id"]))
+        if run is None or run.run_type != "scheduled" or run.logical_date is None:
+            return None
+        known = existed_since(session, run.dag_id)
+        moment: datetime = run.logical_date
+        return moment if known is not None and known <= moment else None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param
 from airflow.sdk.definitions.callback import AsyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.definitions.deadline import DeadlineAlert
 
 from lifeboat.proving import PROVERS
-from lifeboat.settings import Platform, load_platform, platform_path
+from lifeboat.settings import Platform
 from lifeboat.snapshot import Kind
-from lifeboat_airflow.deadlines import IncidentBegan
+from lifeboat_airflow.deadlines import IncidentBegan, ScheduledMoment
+from lifeboat_airflow.last_good import load
 from lifeboat_airflow.notifier import LifeboatNotifier
 
 log = logging.getLogger(__name__)
@@ -57,17 +57,20 @@ BACKFILL = "**A backfill** brings no past day back: each of its runs does today'
 
 
 def platform() -> Platform:
-    """What platform.yaml says now; a mistake in it shows as an import error of the DAG, with its line and remedy."""
-    loaded = load_platform(platform_path(os.environ))
+    """What platform.yaml says now, or said before it was wrong.
+
+    A mistake in it from the very beginning shows as an import error of the DAG, with its line and remedy.
+    """
+    loaded = load().platform
     for remark in loaded.remarks():
         log.warning(remark)
     return loaded
 
 
 def done_within(time: timedelta) -> DeadlineAlert:
-    """People are told of a scheduled run that has not succeeded this long after its time."""
+    """People are told of a scheduled run that has not succeeded this long after its time, and of one that never was."""
     # Only a fixed interval: one that is read from a variable stops the scheduler of Airflow 3.3.
-    return DeadlineAlert(DeadlineReference.DAGRUN_LOGICAL_DATE, time, AsyncCallback(LifeboatNotifier), name=f"{time}")
+    return DeadlineAlert(ScheduledMoment(), time, AsyncCallback(LifeboatNotifier), name=f"{time}")
 
 
 def rto_alerts(platform: Platform) -> list[DeadlineAlert]:

@@ -32,8 +32,9 @@ from lifeboat.postgres.programs import Programs, extra_folders, find_programs
 from lifeboat.provider_clients import S3_CONFIG
 from lifeboat.redis_source.backup import RedisSource
 from lifeboat.redis_source.programs import RedisProgram, find_redis
-from lifeboat.settings import Platform, RepositorySettings, load_platform, platform_path
+from lifeboat.settings import Platform, RepositorySettings
 from lifeboat.vault import Vault
+from lifeboat_airflow.last_good import Loaded, load
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -43,9 +44,14 @@ class PlatformHook(BaseHook):
     """The platform that LIFEBOAT_PLATFORM names, with its connections looked up where Airflow has them."""
 
     @cached_property
+    def loaded(self) -> Loaded:
+        """The platform, and what is wrong with its file. Raises `SettingsError`."""
+        return load()
+
+    @property
     def platform(self) -> Platform:
-        """What platform.yaml says. Raises `SettingsError`."""
-        return load_platform(platform_path(os.environ))
+        """What platform.yaml says, or said before it was wrong. Raises `SettingsError`."""
+        return self.loaded.platform
 
     def lookup(self, conn_id: str) -> Connection | None:
         """The connection of this id; None when Airflow has none."""

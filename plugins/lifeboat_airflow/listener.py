@@ -1,7 +1,7 @@
 """Hears from Airflow that a run began or ended, in the scheduler or, when a person did it, in the web server.
 
 Airflow waits for whoever listens. So nothing is done here but passing it on to `run_events`, a process beside the
-scheduler that is started with the first run of a Lifeboat DAG and ends with the scheduler.
+scheduler that is started and ends with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from airflow.listeners import hookimpl
 
-from lifeboat.settings import load_platform, platform_path
+from lifeboat_airflow.last_good import load
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -26,6 +26,17 @@ TAG = "lifeboat"
 """What marks a DAG as one of ours."""
 
 _beside: subprocess.Popen[bytes] | None = None
+
+
+@hookimpl
+def on_starting(component: object) -> None:
+    """A process of Airflow began: beside the scheduler, the one that tells people begins too."""
+    # Tasks that a scheduler runs by itself begin in forks of it, and are no jobs.
+    if _in_scheduler() and hasattr(component, "latest_heartbeat"):
+        try:
+            _keep_beside()
+        except Exception:
+            log.exception("The process that tells people could not be started; it is tried again with the next run.")
 
 
 @hookimpl
@@ -51,34 +62,43 @@ def _pass_on(state: str, dag_run: DagRun, reason: str) -> None:
     if dag is None or TAG not in dag.tags:
         return
     try:
-        if load_platform(platform_path(os.environ)).notify is not None:
-            _write({"state": state, "dag": dag_run.dag_id, "run": dag_run.run_id, "reason": reason})
+        _write({"state": state, "dag": dag_run.dag_id, "run": dag_run.run_id, "reason": reason})
     except Exception:
         log.exception("Nobody can be told that the run %s of %s is %s.", dag_run.run_id, dag_run.dag_id, state)
 
 
 def _write(event: dict[str, str]) -> None:
-    global _beside
     line = json.dumps(event).encode() + b"\n"
-    in_scheduler = "scheduler" in sys.argv
-    if not in_scheduler:
-        process = _start()
+    if not _in_scheduler():
+        if load().platform.notify is None:
+            return
+        process = _start("run_events")
         assert process.stdin is not None
         process.stdin.write(line)
         process.stdin.close()  # it ends when that is told
         return
-    if _beside is None or _beside.poll() is not None:
-        _beside = _start()
-    assert _beside.stdin is not None
+    beside = _keep_beside()
+    assert beside.stdin is not None
     # Never waits: a full pipe, which nobody reads, is an error.
-    os.write(_beside.stdin.fileno(), line)
+    os.write(beside.stdin.fileno(), line)
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _in_scheduler() -> bool:
+    return "scheduler" in sys.argv
+
+
+def _keep_beside() -> subprocess.Popen[bytes]:
+    global _beside
+    if _beside is None or _beside.poll() is not None:
+        _beside = _start("beside")
+    return _beside
+
+
+def _start(module: str) -> subprocess.Popen[bytes]:
     # What Airflow has added to the path, the plugins' folder among it, a new process must be told.
     path = os.pathsep.join(filter(None, sys.path))
     environ = os.environ | {"PYTHONPATH": path, "_AIRFLOW_PROCESS_CONTEXT": "server"}
-    command = [sys.executable, "-m", "lifeboat_airflow.run_events"]
+    command = [sys.executable, "-m", f"lifeboat_airflow.{module}"]
     process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, bufsize=0)
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)

@@ -174,7 +174,12 @@ def to_tell(mine: Failure, failures: Sequence[Failure]) -> list[Failure]:
 
 def run_page(dag: str, run: str) -> str:
     """The page of a run in Airflow's UI."""
-    return f"{conf.get('api', 'base_url', fallback='http://localhost:8080').rstrip('/')}/dags/{dag}/runs/{quote(run)}"
+    return f"{dag_page(dag)}/runs/{quote(run)}"
+
+
+def dag_page(dag: str) -> str:
+    """The page of a DAG in Airflow's UI."""
+    return f"{conf.get('api', 'base_url', fallback='http://localhost:8080').rstrip('/')}/dags/{dag}"
 
 
 def _failures(context: Context) -> list[Failure]:

@@ -1,13 +1,10 @@
-"""The form of the disaster-recovery DAG: its fields, what they ask for, and its refusal while it is being sent."""
+"""The form of the disaster-recovery DAG: its fields, what they ask for, and why one is refused."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import Param
 
@@ -15,11 +12,9 @@ from lifeboat.errors import LifeboatError, SettingsError
 from lifeboat.presets import services_of
 from lifeboat.recovery.model import Mode, Point, Request
 from lifeboat.recovery.request import check_request
-from lifeboat.settings import Platform, load_platform, platform_path
+from lifeboat.settings import Platform
 from lifeboat_airflow.defaults import each_once, each_once_or_none, repository_field
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from lifeboat_airflow.last_good import load
 
 DAG_ID = "disaster_recovery"
 
@@ -173,61 +168,14 @@ def _moment(text: str | None) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-class FormGuard:
-    """Refuses a form whose fields do not go together while it is being sent: Airflow itself looks at each field alone.
-
-    An ASGI middleware. What cannot be looked at here is let through; the DAG's first task looks once more.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Look at a trigger of the DAG; pass everything else on."""
-        is_trigger = scope["type"] == "http" and scope["method"] == "POST"
-        if not is_trigger or not scope["path"].endswith(f"/api/v2/dags/{DAG_ID}/dagRuns"):
-            await self._app(scope, receive, send)
-            return
-        body = await _body(receive)
-        refusal = _refusal(body)
-        if refusal is not None:
-            answer = json.dumps({"detail": refusal}).encode()
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
-            await send({"type": "http.response.start", "status": int(HTTPStatus.BAD_REQUEST), "headers": headers})
-            await send({"type": "http.response.body", "body": answer})
-            return
-        sent = False
-
-        async def again() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self._app(scope, again, send)
-
-
-async def _body(receive: Receive) -> bytes:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
-
-
-def _refusal(body: bytes) -> str | None:
+def refusal(conf: Mapping[str, Any]) -> str | None:
     """Why a form is refused; None where nothing is wrong with its fields together."""
     now = datetime.now(UTC)
     try:
-        platform = load_platform(platform_path(os.environ))
-        values = {name: field.value for name, field in recovery_fields(platform).items()}
-        values |= json.loads(body).get("conf") or {}
+        platform = load().platform
+        values = {name: field.value for name, field in recovery_fields(platform).items()} | dict(conf)
         if not values["incident"]:
             check_request(platform, request_of(values, now), now)
     except LifeboatError as error:
         return str(error)
-    except (ValueError, AttributeError, TypeError, KeyError):
-        return None  # no JSON, or no form: Airflow's own answer says so
     return None

@@ -1,10 +1,11 @@
-"""Tells people how runs end: a process beside the scheduler, which `listener` starts and feeds.
+"""Tells people how runs end, and what never begins: a process beside the scheduler, which `listener` starts and feeds.
 
 It looks into Airflow's database for what nobody was told yet: tasks that failed without a word of their own, also while
 their run goes on; a run that was stopped, a success after failures, a success that is degraded. What is told, and
 through which channels, is kept in Airflow's audit log as `lifeboat_alert`, where people find it too. An entry is made
 before sending, under a lock of the run, so that two schedulers never tell the same; what a process did not come to tell
-before it was killed is told after a while, by whichever comes next.
+before it was killed is told after a while, by whichever comes next. It also ends what cannot begin (`unstartable`),
+sees what was never begun (`missed`), and keeps an eye on platform.yaml (`platform_watch`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from airflow.models.dag import DagTag
@@ -40,14 +42,15 @@ from lifeboat.notify.alert import Alert, Event, Trouble, if_this_fails
 from lifeboat.notify.channels import Channel, ping
 from lifeboat.notify.sending import PATIENTLY, SOON, deliver
 from lifeboat.progress import count_text, duration_text
+from lifeboat_airflow.audit import ENTRY, Telling, complete, enter, events_of
 from lifeboat_airflow.hooks import PlatformHook
 from lifeboat_airflow.listener import TAG
+from lifeboat_airflow.missed import MissedRuns
 from lifeboat_airflow.notifier import FAILURE, MANY, PAUSE, TAKING, Failure, mask, run_page
+from lifeboat_airflow.platform_watch import PlatformWatch
+from lifeboat_airflow.unstartable import end_what_cannot_begin, why_ended
 
 log = logging.getLogger("lifeboat.alerts")
-
-ENTRY = "lifeboat_alert"
-"""What an entry in the audit log is called."""
 
 BACK = timedelta(days=1)
 """How far back failed runs are looked through for what nobody was told."""
@@ -61,20 +64,8 @@ POLL = 5.0
 COMMITTED = 60.0
 """Seconds in which the end of a run, which Airflow tells before it writes it, must be there to be read."""
 
-STALE = timedelta(hours=2)
-"""After this long, an entry without an end belongs to a process that was killed."""
-
 ENDED = ("success", "failed")
 SIGNALS = {"running": "start", "success": "", "failed": "fail"}
-
-
-@dataclass(frozen=True)
-class Telling:
-    """An alert to be sent through some channels, and the events it tells, as the audit log knows them."""
-
-    alert: Alert
-    events: tuple[str, ...]
-    channels: tuple[str, ...]
 
 
 class Teller:
@@ -84,6 +75,7 @@ class Teller:
         self.heard: dict[tuple[str, str], _Heard] = {}
         self._done: set[tuple[Any, ...]] = set()
         self._threads: list[threading.Thread] = []
+        self._platform, self._missed = PlatformWatch(), MissedRuns()
 
     def hear(self, line: bytes) -> None:
         """A run began or ended, as `listener` writes it."""
@@ -92,6 +84,28 @@ class Teller:
             run = event["dag"], event["run"]
             self.heard[run] = _Heard(event["reason"], time.monotonic() + COMMITTED)
         self._begin(_ping, PlatformHook(), event["dag"], SIGNALS[event["state"]])
+
+    def look_at_platform(self) -> None:
+        """Tell that platform.yaml is wrong, or right again."""
+        for platform, telling, entry in self._platform.look():
+            self._begin(_send_and_note, telling, entry, channels_of(platform, PlatformHook().lookup))
+
+    def end_what_cannot_begin(self) -> None:
+        """End the runs that cannot begin; `look` tells of them as of any other that failed."""
+        with create_session() as session:
+            ended = end_what_cannot_begin(session)
+        for dag_id, _ in ended:
+            self._begin(_ping, PlatformHook(), dag_id, SIGNALS["failed"])
+
+    def look_for_missed(self) -> None:
+        """Tell of runs that were never made."""
+        hook = PlatformHook()
+        if hook.platform.notify is None:
+            return
+        with create_session() as session:
+            missed = self._missed.look(session, hook.platform.platform)
+        for telling, entry in missed:
+            self._begin(_send_and_note, telling, entry, channels_of(hook.platform, hook.lookup))
 
     def look(self) -> None:
         """Tell of every run that has something to be told; of one that was heard of, when its end is written."""
@@ -104,8 +118,8 @@ class Teller:
                 self.heard.pop((dag_id, run_id), None)
                 continue
             if _all_said(dag_id, run_id) and (state in ENDED or not _gathering(dag_id, run_id)):
-                self._done.add(key)
                 self._tell(dag_id, run_id, heard.reason if heard else "")
+                self._done.add(key)
                 if state in ENDED:
                     self.heard.pop((dag_id, run_id), None)
         now = time.monotonic()
@@ -118,8 +132,10 @@ class Teller:
 
     def _tell(self, dag_id: str, run_id: str, reason: str) -> None:
         hook = PlatformHook()
+        if hook.platform.notify is None:
+            return
         channels = channels_of(hook.platform, hook.lookup)
-        for telling, entry in enter(hook.platform.platform, dag_id, run_id, [c.name for c in channels], reason):
+        for telling, entry in enter_run(hook.platform.platform, dag_id, run_id, [c.name for c in channels], reason):
             self._begin(_send_and_note, telling, entry, channels)
 
     def _begin(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -140,25 +156,31 @@ class _Heard:
 def main() -> None:
     """Tell until the pipe ends or the scheduler does, and what is begun then to its end."""
     teller, parent, text, more = Teller(), os.getppid(), b"", True
+    watch = (teller.look_at_platform, teller.end_what_cannot_begin, teller.look_for_missed)
     while (more and os.getppid() == parent) or teller.heard:
-        try:
-            if more and selecting.select([sys.stdin], [], [], POLL)[0]:
-                chunk = os.read(sys.stdin.fileno(), 65536)
-                more = bool(chunk)
-                *lines, text = (text + chunk).split(b"\n")
-                for line in lines:
-                    teller.hear(line)
-            elif not more:
-                time.sleep(1)
-            teller.look()
-        except Exception:
-            # Whatever it is, such as a database that is away for a moment: what is not told now is told later.
-            log.exception("Looking for what people are to be told failed; it is tried again.")
-            time.sleep(POLL)
+        if more and selecting.select([sys.stdin], [], [], POLL)[0]:
+            chunk = os.read(sys.stdin.fileno(), 65536)
+            more = bool(chunk)
+            *lines, text = (text + chunk).split(b"\n")
+            for line in lines:
+                _try(partial(teller.hear, line))
+        elif not more:
+            time.sleep(1)
+        for step in (*(watch if more else ()), teller.look):
+            _try(step)
     teller.finish()
 
 
-def enter(
+def _try(step: Callable[[], None]) -> None:
+    try:
+        step()
+    except Exception:
+        # Whatever it is, such as a database that is away for a moment: what is not told now is told later.
+        log.exception("Looking for what people are to be told failed; it is tried again.")
+        time.sleep(POLL)
+
+
+def enter_run(
     platform: str, dag_id: str, run_id: str, channels: Sequence[str], reason: str = ""
 ) -> list[tuple[Telling, int]]:
     """What is to be told of a run, each with its entry in the audit log. Nobody else is given the same."""
@@ -167,15 +189,14 @@ def enter(
         query = select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id).with_for_update()
         run = session.scalars(query).one()
         tellings = list(_tellings(session, run, platform, channels, reason))
-        return [(telling, _enter(session, run, telling)) for telling in tellings]
+        return [(telling, enter(session, telling)) for telling in tellings]
 
 
 def _send_and_note(telling: Telling, entry: int, channels: Sequence[Channel]) -> None:
-    taken = send(telling.alert, [c for c in channels if c.name in telling.channels], channels)
+    wanted = [channel for channel in channels if not telling.channels or channel.name in telling.channels]
+    taken = send(telling.alert, wanted, channels)
     with create_session() as session:
-        made = session.get(Log, entry)
-        if made is not None:
-            made.extra = json.dumps({"events": telling.events, "told": taken, "subject": telling.alert.subject})
+        complete(session, entry, telling, taken)
 
 
 def send(alert: Alert, wanted: Sequence[Channel], channels: Sequence[Channel]) -> list[str]:
@@ -208,7 +229,7 @@ def _tellings(session: Session, run: DagRun, platform: str, channels: Sequence[s
     for telling in _success(session, run, about) if succeeded else _failure(session, run, about, channels, reason):
         events = [event for event in telling.events if event not in entered]
         if events:
-            yield replace(telling, events=tuple(events), channels=telling.channels or tuple(channels))
+            yield replace(telling, events=tuple(events))
 
 
 def _failure(session: Session, run: DagRun, about: Alert, channels: Sequence[str], reason: str) -> Iterator[Telling]:
@@ -227,14 +248,14 @@ def _failure(session: Session, run: DagRun, about: Alert, channels: Sequence[str
     for lacking, troubles in by_channels.items():
         new = [trouble for trouble in troubles if _event(trouble) not in entered]
         yield Telling(replace(about, troubles=tuple(new), notes=notes), tuple(map(_event, new)), lacking)
-    if not failed and run.state == "failed":
+    if run.state == "failed" and (not failed or why_ended(session, run)):
         stopped = tuple(
             replace(_unexplained(ti, doc, ""), cause="It was at work when the run was ended.")
             for ti in run.get_task_instances(session=session)
             if ti.state in ("skipped", "removed") and ti.start_date is not None and ti.pid is not None
         )
         alert = replace(about, troubles=stopped, notes=(_why(session, run, reason), *notes))
-        yield Telling(alert, (f"failed run {run.clear_number}",), ())
+        yield Telling(alert, (f"failed run {run.clear_number}",))
 
 
 def _success(session: Session, run: DagRun, about: Alert) -> Iterator[Telling]:
@@ -242,12 +263,12 @@ def _success(session: Session, run: DagRun, about: Alert) -> Iterator[Telling]:
     row = _failed_before(session, run)
     if row:
         text = f"{count_text(len(row), 'run')} before it had failed, the first on {_moment(row[-1].end_date)}."
-        yield Telling(replace(about, event=Event.RECOVERED, notes=(text,)), (f"recovered {run.clear_number}",), ())
+        yield Telling(replace(about, event=Event.RECOVERED, notes=(text,)), (f"recovered {run.clear_number}",))
     lacking = _lacking(session, run)
     before = _runs_before(session, run, limit=1)
     if lacking and (row or not before or lacking.keys() != _lacking(session, before[0]).keys()):
-        alert = replace(about, event=Event.DEGRADED, notes=tuple(map(mask, lacking.values())))
-        yield Telling(alert, (f"degraded {run.clear_number}",), ())
+        alert = replace(about, event=Event.DEGRADED, notes=tuple(dict.fromkeys(map(mask, lacking.values()))))
+        yield Telling(alert, (f"degraded {run.clear_number}",))
 
 
 def _event(trouble: Trouble) -> str:
@@ -291,6 +312,8 @@ def _who_failed(session: Session, ti: TaskInstance) -> str:
 
 
 def _why(session: Session, run: DagRun, reason: str) -> str:
+    if by_us := why_ended(session, run):
+        return by_us
     if reason == "timed_out":
         dag = SerializedDagModel.get_dag(run.dag_id, session=session)
         limit = dag.dagrun_timeout if dag else None
@@ -361,26 +384,9 @@ def _doc(session: Session, dag_id: str) -> str:
     return (dag.doc_md or "") if dag else ""
 
 
-# ---- the audit log --------------------------------------------------------------------------------------------------
-
-
 def _entered(session: Session, run: DagRun) -> set[str]:
     """The events of a run that were told, or are being told."""
-    query = select(Log).where(Log.dag_id == run.dag_id, Log.run_id == run.run_id, Log.event == ENTRY)
-    events: set[str] = set()
-    for entry in session.scalars(query):
-        extra = json.loads(entry.extra or "{}")
-        if "told" in extra or (entry.dttm and entry.dttm > datetime.now(UTC) - STALE):
-            events |= set(extra.get("events", ()))
-    return events
-
-
-def _enter(session: Session, run: DagRun, telling: Telling) -> int:
-    extra = json.dumps({"events": telling.events, "subject": telling.alert.subject})
-    entry = Log(ENTRY, owner="lifeboat", extra=extra, dag_id=run.dag_id, run_id=run.run_id)
-    session.add(entry)
-    session.flush()
-    return entry.id
+    return {event for _, events in events_of(session, run.dag_id, run.run_id) for event in events}
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------

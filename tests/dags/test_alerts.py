@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from lifeboat.errors import SourceUnavailable
 from lifeboat.notify.alert import Trouble
-from lifeboat_airflow import listener, notifier, run_events
+from lifeboat_airflow import audit, listener, notifier, run_events
 from lifeboat_airflow.notifier import Failure, to_tell
 from tests.receivers import MailServer, mail_server
 
@@ -142,7 +142,7 @@ def test_a_run_that_made_many_messages_makes_no_more_for_a_while(
 
 
 def entered(run: Any) -> list[run_events.Telling]:
-    return [telling for telling, _ in run_events.enter("small", run.dag_id, run.run_id, ["email"])]
+    return [telling for telling, _ in run_events.enter_run("small", run.dag_id, run.run_id, ["email"])]
 
 
 def test_what_a_task_has_told_is_not_told_again_at_the_end_of_its_run(mail: MailServer, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_a_task_could_not_tell_is_told_at_the_end_of_its_run_once(
     assert telling.channels == ("email",)
     assert telling.alert.troubles[0].cause == "ValueError: broken by the test"
     assert again == []
-    monkeypatch.setattr(run_events, "STALE", timedelta(0))
+    monkeypatch.setattr(audit, "STALE", timedelta(0))
     assert len(entered(run)) == 1  # whoever was to tell it was killed: twice is better than never
 
 

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Param
 from lifeboat.errors import LifeboatError, SettingsError, SourceUnavailable
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat_airflow import listener, run_events
+from lifeboat_airflow.deadlines import ScheduledMoment
 from lifeboat_airflow.defaults import BACKFILL
 from lifeboat_airflow.notifier import LifeboatNotifier
 from lifeboat_airflow.operators.base import LifeboatOperator
@@ -73,6 +74,7 @@ TASKS = {
     ],
     "recovery_practice": ["practise"],
 }
+SCHEDULED = sorted(set(DAG_IDS) - {"restore", "restore_files", "disaster_recovery"})
 ONCE = {
     *("approve", "put_in_place", "practise"),
     *(f"verify_and_start.{t}" for t in ("migrate", "undo")),
@@ -105,8 +107,9 @@ def test_one_with_a_schedule_says_that_no_backfill_brings_a_past_day_back(place:
 def test_it_bounds_its_time_and_its_runs(place: Place, dag_id: str) -> None:
     dag = dag_bag(dag_id).dags[dag_id]
 
-    # A practice must not keep a recovery waiting; two recoveries at once are refused by their first task.
-    at_once = 4 if dag_id == "disaster_recovery" else 1
+    # A practice must not keep a recovery waiting, nor a restore that waits for its approval another one. Of two
+    # recoveries, and of two restores to one target, the second is refused by its first task.
+    at_once = {"disaster_recovery": 4, "restore": 16, "restore_files": 16}.get(dag_id, 1)
     assert (dag.max_active_runs, dag.catchup) == (at_once, False)
     assert dag.dagrun_timeout
     for task in dag.tasks:
@@ -124,12 +127,31 @@ def test_it_tells_people_when_any_of_its_tasks_fails(place: Place, dag_id: str) 
         assert [type(callback) for callback in task.on_failure_callback] == [LifeboatNotifier], task.task_id
 
 
-def test_the_nightly_run_has_a_deadline_within_the_time_it_may_take(place: Place) -> None:
-    dag = dag_bag("nightly_database_backup").dags["nightly_database_backup"]
+@pytest.mark.parametrize("dag_id", SCHEDULED)
+def test_what_is_scheduled_has_a_deadline_within_the_time_it_may_take(place: Place, dag_id: str) -> None:
+    dag = dag_bag(dag_id).dags[dag_id]
 
     [deadline] = dag.deadline
+    assert isinstance(deadline.reference, ScheduledMoment)
     assert isinstance(deadline.interval, timedelta)
     assert deadline.interval < dag.dagrun_timeout
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_it_needs_no_pool_that_somebody_would_have_to_make(place: Place, dag_id: str) -> None:
+    assert {task.pool for task in dag_bag(dag_id).dags[dag_id].tasks} == {"default_pool"}
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "task_id"),
+    [
+        ("nightly_database_backup", "database.back_up"),
+        ("redis_backup", "redis.back_up"),
+        ("daily_file_sync", "tree.sync"),
+    ],
+)
+def test_two_sources_are_backed_up_at_once_and_not_more(place: Place, dag_id: str, task_id: str) -> None:
+    assert dag_bag(dag_id).dags[dag_id].get_task(task_id).max_active_tis_per_dag == 2
 
 
 def test_a_dead_man_service_hears_of_the_runs_of_every_dag(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import re
 import signal
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,12 @@ def told(live: Live) -> Receivers:
 @pytest.fixture(scope="module")
 def runs(live: Live) -> dict[str, str]:
     """A run of every DAG, all but one begun at the same time: four tasks are run side by side."""
-    long_ago = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
     begun = {"together": live.trigger("together")}
     live.ended("together", begun["together"])
     begun |= {dag: live.trigger(dag) for dag in ("timed_out", "killed_beside", "killed", "never_begun", "marked")}
     begun["sometimes"] = live.trigger("sometimes", fail=True)
     begun |= {dag: live.trigger(dag) for dag in ("degraded", "retried", "nobodys")}
-    begun["late"] = live.trigger("late", logical_date=long_ago)
+    begun["waiting"] = live.trigger("waiting")
     return begun
 
 
@@ -136,11 +135,46 @@ def test_a_degraded_success_is_told_without_what_was_healed(live: Live, told: Re
 
 
 def test_a_missed_deadline_is_told(live: Live, told: Receivers, runs: dict[str, str]) -> None:
+    # The first is for a moment at which the DAG was not known yet.
+    until(lambda: len(live.runs("late")) > 1, PATIENCE)
+    runs["late"] = live.runs("late")[1]["dag_run_id"]
     until(lambda: bool(told.mails(runs["late"])), PATIENCE)
 
     [mail] = told.mails(runs["late"])
     assert mail["Subject"] == "LATE: late is not done by its deadline"
     assert re.search(r"It should have been done by \S+ \d\d:\d\d UTC, and is (queued|running)\.", text_of(mail))
+
+
+def test_a_run_that_cannot_go_on_for_want_of_a_pool_is_told_and_ended(
+    live: Live, told: Receivers, runs: dict[str, str]
+) -> None:
+    text = told.only_mail("waiting", runs["waiting"])
+
+    assert "FAILED: waiting" in text
+    assert "The pool 'of_nobody' does not exist, so wait could never begin." in text
+
+
+def test_a_mistake_in_platform_yaml_is_told_by_its_last_good_text(live: Live, told: Receivers) -> None:
+    file = live.platform.folder / "platform.yaml"
+    right = file.read_text()
+    before = len(subjects(live))
+    file.write_text(right.replace("repositories:", "repositorys:"))
+
+    until(lambda: subjects(live)[before:] != [], 2 * SECONDS)
+    file.write_text(right)
+    until(lambda: len(subjects(live)[before:]) > 1, 2 * SECONDS)
+
+    [wrong, good] = [mail for mail in live.mail.mails if "platform.yaml" in str(mail["Subject"])][before:]
+    assert str(wrong["Subject"]).startswith("WRONG: platform.yaml of")
+    assert "platform.yaml:" in text_of(wrong)
+    assert "repositorys: there is no such key." in text_of(wrong)
+    assert "Did you mean 'repositories'?" in text_of(wrong)
+    assert str(good["Subject"]).endswith("is right again")
+
+
+def subjects(live: Live) -> list[str]:
+    """Of what was told of platform.yaml."""
+    return [str(mail["Subject"]) for mail in live.mail.mails if "platform.yaml" in str(mail["Subject"])]
 
 
 def test_the_first_success_after_failures_is_told_and_the_next_is_not(
@@ -206,6 +240,7 @@ def test_when_the_process_beside_the_scheduler_is_killed_another_takes_over(
     """It knows nothing but what is in Airflow, and `test_nothing_was_told_twice` sees that this is enough."""
     [beside] = tellers()
     os.kill(beside, signal.SIGKILL)
+    until(lambda: tellers() not in ([], [beside]), 2 * SECONDS)
 
     run = live.trigger("killed")
 
@@ -220,7 +255,17 @@ def test_nothing_was_told_twice(live: Live, told: Receivers, runs: dict[str, str
 
     keys = [mail["Message-ID"] for mail in live.mail.mails]
     assert len(keys) == len(set(keys)), [mail["Subject"] for mail in live.mail.mails]
-    for dag in ("together", "killed", "killed_beside", "timed_out", "never_begun", "marked", "degraded", "late"):
+    for dag in (
+        "together",
+        "killed",
+        "killed_beside",
+        "timed_out",
+        "never_begun",
+        "marked",
+        "degraded",
+        "late",
+        "waiting",
+    ):
         assert len(told.mails(runs[dag])) == 1, dag
         assert len(told.posts(runs[dag])) == 1, dag
 

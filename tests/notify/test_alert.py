@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from lifeboat.notify.alert import Alert, Event, Trouble, if_this_fails, mask_all, mask_urls
 from lifeboat.notify.rendering import TEMPLATES, render
 
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 DOC = """
@@ -115,6 +117,14 @@ def test_every_event_has_a_subject_and_can_be_rendered_without_details(alert: Al
 
     assert "SME Receivable Platform" in message.subject
     assert message.html
+
+
+def test_what_never_began_names_its_dag_and_no_run() -> None:
+    message = render(Alert(Event.LATE, "small", NOON, dag="nightly", notes=("No run was made.\nIt is paused.",)))
+
+    assert message.subject == "LATE: nightly has not run"
+    assert message.text.endswith("No run was made.\nIt is paused.\n\nDAG: nightly\n")
+    assert "<code>nightly</code></p>" in message.html
 
 
 def test_many_failed_tasks_make_a_short_subject(alert: Alert) -> None:

@@ -18,6 +18,7 @@ class Event(StrEnum):
     RECOVERED = "recovered"
     DEGRADED = "degraded"
     LATE = "late"
+    SETTINGS = "settings"
     UNDELIVERED = "undelivered"
     INCIDENT = "incident"
     TEST = "test"
@@ -45,7 +46,8 @@ class Trouble:
 class Alert:
     """One thing that people are told. `page` is where to look; `notes` are sentences about the whole.
 
-    Of an incident, `run` is its id and `title` the subject.
+    Of an incident, `run` is its id. `title` is the subject of incidents and settings. What is late without a `run` was
+    never begun.
     """
 
     event: Event
@@ -79,10 +81,14 @@ class Alert:
                 return f"Recovered: {what} succeeds again"
             case Event.DEGRADED:
                 return f"Degraded: {what} succeeded, but not everywhere"
+            case Event.LATE if not self.run:
+                return f"LATE: {what} has not run"
             case Event.LATE:
                 return f"LATE: {what} is not done by its deadline"
             case Event.INCIDENT:
                 return self.title or f"Incident: {what}"
+            case Event.SETTINGS:
+                return self.title or f"Settings: {what}"
             case Event.UNDELIVERED:
                 return f"Alerts do not arrive everywhere: {what}"
         return f"Test: alerts of {what} arrive here"

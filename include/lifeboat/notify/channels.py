@@ -202,4 +202,4 @@ def _is_true(value: Any) -> bool:
 
 
 _KINDS = {Event.FAILED: "failure", Event.LATE: "failure", Event.UNDELIVERED: "warning", Event.DEGRADED: "warning",
-          Event.INCIDENT: "warning", Event.RECOVERED: "success"}  # fmt: skip
+          Event.INCIDENT: "warning", Event.SETTINGS: "warning", Event.RECOVERED: "success"}  # fmt: skip

@@ -33,7 +33,7 @@ class ConfigPreflightOperator(SourceOperator):
     def work(self, context: Context) -> dict[str, Any]:
         """Look, and say what was seen."""
         hook = VaultHook()
-        remarks = check_configuration(hook.open(), hook.configuration(self.source))
+        remarks = (*hook.loaded.remarks(), *check_configuration(hook.open(), hook.configuration(self.source)))
         for remark in remarks:
             self.log.warning(remark)
         self.log.info("%s can be archived.", self.source)

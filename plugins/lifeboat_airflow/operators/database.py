@@ -48,7 +48,8 @@ class DatabasePreflightOperator(_DatabaseOperator):
         databases = PostgresSourceHook()
         source = databases.source(self.source)
         self.log.info("Looking whether %s (%r on %s) can be backed up", source.name, source.database, source.server)
-        remarks = check_ready(VaultHook().open(), source, databases.programs(), self.selection())
+        seen = check_ready(VaultHook().open(), source, databases.programs(), self.selection())
+        remarks = (*databases.loaded.remarks(), *seen)
         for remark in remarks:
             self.log.warning(remark)
         self.log.info("%s can be backed up.", source.name)

@@ -43,7 +43,8 @@ class FilesPreflightOperator(SourceOperator):
         hook = VaultHook()
         source = tree_source(hook.platform, self.source)
         self.log.info("Looking whether %s (%s) can be backed up", source.name, source.path)
-        remarks = check_tree_ready(hook.open(), source, allow_vanished=self.files_are_gone is True)
+        seen = check_tree_ready(hook.open(), source, allow_vanished=self.files_are_gone is True)
+        remarks = (*hook.loaded.remarks(), *seen)
         for remark in remarks:
             self.log.warning(remark)
         self.log.info("%s can be backed up.", source.name)

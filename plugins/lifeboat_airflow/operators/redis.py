@@ -27,9 +27,10 @@ class RedisPreflightOperator(SourceOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         """Look, and say what was seen."""
-        source = RedisSourceHook().source(self.source)
+        hook = RedisSourceHook()
+        source = hook.source(self.source)
         self.log.info("Looking whether %s (%s) can be backed up", source.name, source.server)
-        remarks = check_redis_ready(VaultHook().open(), source)
+        remarks = (*hook.loaded.remarks(), *check_redis_ready(VaultHook().open(), source))
         for remark in remarks:
             self.log.warning(remark)
         self.log.info("%s can be backed up.", source.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -95,13 +95,22 @@ with DAG("degraded", schedule=None, **ALL):
 
     replicate(back_up())
 
-with DAG("late", deadline=done_within(timedelta(hours=1)), schedule=None, **ALL):
+ONE: dict[str, Any] = {**ALL, "max_active_runs": 1, "start_date": datetime(2026, 1, 1, tzinfo=UTC)}
+
+with DAG("late", schedule="* * * * *", deadline=done_within(timedelta(seconds=20)), **ONE):
 
     @task
     def slow() -> None:
-        time.sleep(20)
+        time.sleep(70)
 
     slow()
+
+with DAG("waiting", doc_md=DOC, schedule=None, **ALL):
+
+    @task(pool="of_nobody")
+    def wait() -> None: ...
+
+    wait()
 
 with DAG("retried", schedule=None, **ALL):
 
