@@ -160,9 +160,9 @@ def test_a_mistake_in_platform_yaml_is_told_by_its_last_good_text(live: Live, to
     before = len(subjects(live))
     file.write_text(right.replace("repositories:", "repositorys:"))
 
-    until(lambda: subjects(live)[before:] != [], 2 * SECONDS)
+    until(lambda: subjects(live)[before:] != [], PATIENCE)
     file.write_text(right)
-    until(lambda: len(subjects(live)[before:]) > 1, 2 * SECONDS)
+    until(lambda: len(subjects(live)[before:]) > 1, PATIENCE)
 
     [wrong, good] = [mail for mail in live.mail.mails if "platform.yaml" in str(mail["Subject"])][before:]
     assert str(wrong["Subject"]).startswith("WRONG: platform.yaml of")
@@ -240,7 +240,7 @@ def test_when_the_process_beside_the_scheduler_is_killed_another_takes_over(
     """It knows nothing but what is in Airflow, and `test_nothing_was_told_twice` sees that this is enough."""
     [beside] = tellers()
     os.kill(beside, signal.SIGKILL)
-    until(lambda: tellers() not in ([], [beside]), 2 * SECONDS)
+    until(lambda: tellers() not in ([], [beside]), PATIENCE)
 
     run = live.trigger("killed")
 

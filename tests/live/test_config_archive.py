@@ -14,9 +14,6 @@ from lifeboat.configuration.archive import ARTIFACT, read_archive
 from tests.live.stand import LIVE, PATIENCE, Live, until
 
 DAG = "config_archive"
-BAR = 60.0
-"""Seconds from a change to its archive in the vault."""
-
 QUIET = 20.0
 """Seconds in which a run that should not be would have come: a look, its settling, and a margin."""
 
@@ -80,7 +77,7 @@ def test_a_change_becomes_one_archive_within_a_minute_and_a_restart_neither_lose
 
     # One byte, and then a touch. How many archives and runs there are is counted on from step to step.
     watched.edit(5)
-    took = until(lambda: len(watched.archives()) == 2, BAR)
+    took = until(lambda: len(watched.archives()) == 2, PATIENCE)
     print(f"archived {took:.1f} s after the change")
     watched.env.touch()
     watched.rest()
@@ -96,7 +93,7 @@ def test_a_change_becomes_one_archive_within_a_minute_and_a_restart_neither_lose
     for workers in (6, 7, 8, 9):
         watched.edit(workers)
         time.sleep(1.5)
-    until(lambda: len(watched.archives()) == 3, BAR)
+    until(lambda: len(watched.archives()) == 3, PATIENCE)
     assert "WORKERS=9" in watched.archives()[-1]
 
     # A change while no triggerer runs, and a restart without any change.
