@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TypedDict
 
-from lifeboat.children import Children, feed
+from lifeboat.children import Children, feed, how_it_ended
 from lifeboat.configuration import archive
 from lifeboat.copies import Copies, damage_notes, passed_over, tell_of_damage
 from lifeboat.errors import (
@@ -160,8 +160,7 @@ def restore_snapshot(
         return restore(lambda name: vault.read(snapshot, name, repository=repository))
 
     def told(name: str, error: LifeboatError) -> None:
-        if children.killed:
-            raise error  # what is found after that says nothing of the copy
+        children.refuse_killed()
         tell_of_damage(vault, snapshot, name, error, report)
 
     copies = Copies(vault, snapshot)
@@ -201,7 +200,8 @@ def _parse_dump(chunks: Iterator[bytes], installed: Sequence[Programs], children
         raise SettingsError("No pg_restore is installed to parse dumps with.", hint="Install postgresql-client.")
 
     def failure(status: int, said: str) -> LifeboatError:
-        return IntegrityError(f"pg_restore cannot parse it (status {status}): {said}", hint="Use another snapshot.")
+        words = f"pg_restore cannot parse it, and {how_it_ended(status)}: {said}"
+        return IntegrityError(words, hint="Use another snapshot.")
 
     # --list reads no further than the table of contents at the start.
     newest = max(installed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from lifeboat.errors import LifeboatError
+from lifeboat.errors import EndedFromOutside, LifeboatError
 from lifeboat.streams import CHUNK
 
 STDERR_LINES = 200
@@ -27,22 +28,35 @@ Failure = Callable[[int, str], LifeboatError]
 class Children:
     """The processes of one job. Each leads a group of its own and dies with this process, even at kill -9.
 
-    `kill` ends them all and may be called from any thread or signal handler; nothing can be started afterwards. A part
-    of the job that may fail alone has processes of its own, `within` those of the job.
+    `kill` ends them all from outside, and may be called from any thread or signal handler; `give_up` does so when the
+    job itself has failed. Nothing can be started afterwards. A part of the job that may fail alone has processes of its
+    own, `within` those of the job.
     """
 
     def __init__(self, within: Children | None = None) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._inner: list[Children] = []
         self._killed = False
+        self._given_up = False
         if within is not None:
             within._inner.append(self)
             self._killed = within._killed
+            self._given_up = within._given_up
 
     @property
     def killed(self) -> bool:
-        """Whether the job was ended from outside, or ended itself."""
+        """Whether the job was ended from outside: then whatever it has found says nothing."""
         return self._killed
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job was ended from outside, or has given up."""
+        return self._killed or self._given_up
+
+    def refuse_killed(self) -> None:
+        """Raise `EndedFromOutside` when the job was ended from outside."""
+        if self._killed:
+            raise EndedFromOutside("The job was ended from outside.", hint="Start it again.")
 
     def start(
         self,
@@ -55,8 +69,9 @@ class Children:
         inherits: Sequence[IO[bytes]] = (),
     ) -> subprocess.Popen[bytes]:
         """Start a program. `env` is all of its environment; it finds the open files it `inherits` by `path_of`."""
-        if self._killed:
-            raise LifeboatError("The job was ended from outside.", hint="Start it again.")
+        self.refuse_killed()
+        if self._given_up:
+            raise LifeboatError("Another part of the job has failed.", hint="Its error says what to do.")
         process = subprocess.Popen(
             [*_DIES_WITH_US, *map(str, command)],
             env=dict(env),
@@ -67,7 +82,7 @@ class Children:
             pass_fds=[file.fileno() for file in inherits],
         )
         self._running.add(process)
-        if self._killed:  # kill() came in between
+        if self.ended:  # kill() came in between
             _kill_group(process)
         return process
 
@@ -84,12 +99,39 @@ class Children:
         self.finish(process)
 
     def kill(self) -> None:
-        """End every program of the job and everything they started."""
+        """End every program of the job and everything they started, from outside."""
         self._killed = True
-        for process in list(self._running):
-            _kill_group(process)
+        self._kill_all()
         for inner in list(self._inner):
             inner.kill()
+
+    def give_up(self) -> None:
+        """End them all for a failure of the job itself, whose error is what is to be told."""
+        self._given_up = True
+        self._kill_all()
+        for inner in list(self._inner):
+            inner.give_up()
+
+    def error_of(self, status: int, error: LifeboatError) -> LifeboatError:
+        """The error of a program that ended badly: `error`, unless it was ended from outside."""
+        self.refuse_killed()
+        ended = status < 0 or _ENDED.search(error.message)
+        return EndedFromOutside(error.message, hint=_ENDED_HINT) if ended else error
+
+    def _kill_all(self) -> None:
+        for process in list(self._running):
+            _kill_group(process)
+
+
+_ENDED = re.compile(r"pg_\w+: (terminated by user|error: a worker process died unexpectedly)$", re.MULTILINE)
+"""What PostgreSQL's programs say, ending with status 1, when a signal has ended them or one of their workers."""
+
+_ENDED_HINT = "Start it again. If this host ran out of memory, its kernel's log says so."
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words."""
+    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 @contextlib.contextmanager
@@ -116,7 +158,8 @@ def output_of(
     failure: Failure,
     inherits: Sequence[IO[bytes]] = (),
 ) -> Iterator[bytes]:
-    """Yield what a program writes. It never just ends: an exit status other than 0 raises what `failure` makes.
+    """Yield what a program writes. It never just ends: an exit status other than 0 raises what `failure` makes, or
+    `EndedFromOutside` where a signal has ended it.
 
     Closing the iterator early ends the program. `inherits` as for `Children.start`.
     """
@@ -129,7 +172,7 @@ def output_of(
             yield chunk
         status = children.finish(process)
         if status:
-            raise failure(status, said.text())
+            raise children.error_of(status, failure(status, said.text()))
     finally:
         children.stop(process)
         process.stdout.close()
@@ -149,8 +192,9 @@ def feed(
     """Write a stream to a program's input until the stream ends or the program has enough.
 
     A program that closes its input early and ends with status 0 has succeeded; with another status only if `forgives`
-    accepts what it said. When `chunks` raises, the program is ended before it could take the stream for complete, and
-    the error passes through. `inherits` as for `Children.start`.
+    accepts what it said. One that a signal has ended raises `EndedFromOutside`. When `chunks` raises, the program is
+    ended before it could take the stream for complete, and the error passes through. `inherits` as for
+    `Children.start`.
     """
     process = children.start(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, inherits=inherits)
     assert process.stdin is not None
@@ -165,8 +209,8 @@ def feed(
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         status = children.finish(process)
-        if status and not (forgives and forgives(said.text())):
-            raise failure(status, said.text())
+        if status < 0 or (status and not (forgives and forgives(said.text()))):
+            raise children.error_of(status, failure(status, said.text()))
     finally:
         children.stop(process)
         with contextlib.suppress(BrokenPipeError):
@@ -179,7 +223,8 @@ def run(
 ) -> tuple[int | None, str]:
     """Run a program; its exit status, None when it took longer and was ended, and the last of all it said.
 
-    What it leaves running in the background may go on, and need not close its output.
+    What it leaves running in the background may go on, and need not close its output. Raises `EndedFromOutside` where a
+    signal has ended it.
     """
     with os.fdopen(os.memfd_create("output"), "r+b", buffering=0) as output:
         process = children.start(command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -192,6 +237,10 @@ def run(
             children.stop(process)
         output.seek(0)
         lines = output.read().decode(errors="replace").strip().splitlines()
+    if status:
+        children.refuse_killed()
+    if status is not None and status < 0:
+        raise EndedFromOutside(f"{command[0]} {how_it_ended(status)}.", hint=_ENDED_HINT)
     return status, "\n".join(lines[-STDERR_LINES:])
 
 

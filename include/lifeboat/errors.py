@@ -29,7 +29,8 @@
     ├── PruneRefused                  a removal that is too large, or that a repository did not carry out
     ├── SnapshotSuspect               a snapshot differs much from those before it, and nobody has accepted it
     ├── PromotionFailed               a week or month has no snapshot that may be promoted
-    └── NotReady                      preflight found obstacles; all of them are listed
+    ├── NotReady                      preflight found obstacles; all of them are listed
+    └── EndedFromOutside              a job, or a program of it, was ended before it was done; it has found out nothing
 
 `transient` says whether the same call may succeed later: Airflow retries those and fails the others at once.
 """
@@ -169,6 +170,12 @@ class NotTaken(LifeboatError):
 
 class NotReady(LifeboatError):
     """Preflight found obstacles; the message lists all of them."""
+
+
+class EndedFromOutside(LifeboatError):
+    """A job, or a program of it, was ended before it was done, as by a signal; what it found says nothing."""
+
+    transient = True
 
 
 class PruneRefused(LifeboatError):

@@ -181,13 +181,13 @@ def prove_copies(
     """
 
     def attest_damaged(name: str, error: LifeboatError) -> None:
-        _refuse_killed(children)
+        children.refuse_killed()
         clock.seconds.update(copies.seconds)
         attest_damage(vault, snapshot, name, error)
 
     copies = Copies(vault, snapshot, repository)
     proof = copies.first_whole(of_copy_in, attest_damaged)
-    _refuse_killed(children)
+    children.refuse_killed()
     if proof is None and copies.unreadable:
         raise copies.failure()
     if proof is None:
@@ -392,12 +392,6 @@ def _refuse_misuse(snapshot: Snapshot, server: PostgresServer | None, keep: bool
             f"{snapshot.label} is not a snapshot of a whole PostgreSQL database, and only these are proven.",
             hint="`lifeboat list` shows the others.",
         )
-
-
-def _refuse_killed(children: Children) -> None:
-    """Whatever was found after the job was ended from outside says nothing of the snapshot."""
-    if children.killed:
-        raise LifeboatError("The restore test was ended from outside.", hint="Start it again.")
 
 
 def _check_fits(server: PostgresServer, evidence: Evidence) -> None:

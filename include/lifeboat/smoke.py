@@ -71,7 +71,8 @@ class CheckResult:
 def run_checks(
     server: PostgresServer, database: str, checks: SmokeChecks, *, children: Children | None = None
 ) -> tuple[CheckResult, ...]:
-    """Ask a restored database everything, one after the other. Never raises for what a check finds.
+    """Ask a restored database everything, one after the other. Never raises for what a check finds, and
+    `EndedFromOutside` when its command could not end by itself.
 
     SQL is asked in transactions that cannot write. The command finds the database through libpq's variables (PGHOST,
     PGDATABASE, …) and DATABASE_URL; it is given none of Airflow's and Lifeboat's own, which lead to the real one.
@@ -143,7 +144,7 @@ def _command(server: PostgresServer, database: str, command: Sequence[str], chil
     expected = "exit status 0"
     try:
         status, said = run(children, command, env=_environment(server, database), seconds=COMMAND_SECONDS)
-    except (OSError, LifeboatError) as error:
+    except OSError as error:
         return False, expected, _cut(str(error))
     ended = f"exit status {status}" if status is not None else f"no end within {COMMAND_SECONDS:g} s"
     for secret in filter(None, (server.password, quote(server.password, safe=""))):

@@ -17,7 +17,7 @@ from psycopg import sql
 from lifeboat.attestation import Verdict, attestations_of
 from lifeboat.backup import DatabaseSource, back_up_database, check_ready, restore_snapshot
 from lifeboat.errors import (
-    DumpFailed,
+    EndedFromOutside,
     IntegrityError,
     NotReady,
     ObjectNotFound,
@@ -266,7 +266,7 @@ def test_a_dump_that_is_killed_makes_no_snapshot_and_the_next_run_works(place: P
             for process in children_of(os.getpid(), "pg_dump"):
                 os.kill(process, signal.SIGKILL)
 
-    with pytest.raises(DumpFailed):
+    with pytest.raises(EndedFromOutside):
         place.back_up(progress=kill)
 
     assert place.vault().list().snapshots == ()

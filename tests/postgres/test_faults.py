@@ -17,9 +17,8 @@ from psycopg import sql
 from lifeboat.children import Children
 from lifeboat.errors import (
     ClientMissing,
-    DumpFailed,
+    EndedFromOutside,
     EvidenceMismatch,
-    LifeboatError,
     NotReady,
     RestoreFailed,
     SealBroken,
@@ -108,10 +107,9 @@ def test_a_dump_program_that_is_killed_fails_the_dump(
 ) -> None:
     kept = Kept(once("rows-0001", lambda: kill("pg_dump", signal_sent)))
 
-    with pytest.raises(DumpFailed, match=told) as failed:
+    with pytest.raises(EndedFromOutside, match=told) as failed:
         dump_database(postgres, shop, kept, installed=installed, stream_size=STREAM_SIZE)
 
-    assert failed.value.transient
     assert f"{shop!r} on {postgres}" in failed.value.message
     assert "rows-0001" not in kept.artifacts
     assert children_of(os.getpid(), "pg_dump") == []
@@ -125,7 +123,7 @@ def test_a_dump_that_fails_does_not_wait_for_its_rows_to_be_counted(
     with postgres.connect(shop) as other, other.transaction():
         # Counting waits for the index; pg_dump does not.
         other.execute("REINDEX INDEX shop.customers_pkey")
-        with pytest.raises(DumpFailed, match="signal 9"):
+        with pytest.raises(EndedFromOutside, match="signal 9"):
             dump_database(postgres, shop, kept, installed=installed, stream_size=STREAM_SIZE)
 
 
@@ -135,7 +133,7 @@ def test_a_job_that_is_ended_from_outside_ends_its_dump(
     children = Children()
     kept = Kept(once("rows-0001", children.kill))
 
-    with pytest.raises(LifeboatError):
+    with pytest.raises(EndedFromOutside, match="The job was ended from outside"):
         dump_database(postgres, shop, kept, installed=installed, stream_size=STREAM_SIZE, children=children)
 
     assert children_of(os.getpid(), "pg_dump") == []
@@ -450,15 +448,18 @@ def test_an_archive_that_just_ends_leaves_no_database(
     assert f"Restoring {artifact} into" in failed.value.message
 
 
-def test_a_restore_program_that_is_killed_leaves_no_database(
-    postgres: PostgresServer, installed: tuple[Programs, ...], dumped: Dumped
+@pytest.mark.parametrize(
+    ("how", "told"), [(signal.SIGKILL, "signal 9"), (signal.SIGTERM, "signal 15|terminated by user")]
+)
+def test_a_restore_program_that_is_killed_is_a_passing_fault_and_leaves_no_database(
+    postgres: PostgresServer, installed: tuple[Programs, ...], dumped: Dumped, how: signal.Signals, told: str
 ) -> None:
     def killing(data: bytes) -> Iterator[bytes]:
         yield data[:1_000_000]
-        kill("pg_restore", signal.SIGKILL)
+        kill("pg_restore", how)
         yield data[1_000_000:]
 
-    with server_unchanged(postgres), pytest.raises(RestoreFailed, match="signal 9"):
+    with server_unchanged(postgres), pytest.raises(EndedFromOutside, match=told):
         restore(Altered(dumped.kept, "rows-0001", killing), dumped.dump, postgres, new_name("target"), installed)
 
 

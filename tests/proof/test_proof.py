@@ -22,6 +22,7 @@ from lifeboat.backup import DatabaseSource, back_up_database, inspectors, read_e
 from lifeboat.children import Children
 from lifeboat.errors import (
     ClientMissing,
+    EndedFromOutside,
     KeyringError,
     LifeboatError,
     NotProven,
@@ -45,7 +46,7 @@ from lifeboat.vault import Member, Vault
 from tests.core.storage_faults import FailingRepository
 from tests.fixtures_postgres import PROGRAMS, new_name
 from tests.other_user import NOBODY
-from tests.processes import wait_until
+from tests.processes import children_of, wait_until
 from tests.proof.conftest import INSTALLED, KEYRING, NOW, Place
 
 pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
@@ -405,8 +406,21 @@ def test_a_proof_that_is_ended_from_outside_says_nothing_of_the_snapshot(place: 
         if artifact == "dump":
             children.kill()
 
-    with pytest.raises(LifeboatError, match="The restore test was ended from outside"):
+    with pytest.raises(EndedFromOutside, match="The job was ended from outside"):
         place.prove(children=children, progress=kill)
+
+    assert said_of(place) == []
+    assert place.scratch_databases() == []
+
+
+def test_a_proof_whose_restore_program_is_killed_says_nothing_of_the_snapshot(place: Place) -> None:
+    def kill(artifact: str, count: int) -> None:
+        if artifact == "dump":
+            for process in children_of(os.getpid(), "pg_restore"):
+                os.kill(process, signal.SIGKILL)
+
+    with pytest.raises(EndedFromOutside, match="signal 9"):
+        place.prove(progress=kill)
 
     assert said_of(place) == []
     assert place.scratch_databases() == []

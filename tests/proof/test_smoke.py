@@ -16,7 +16,7 @@ import pytest
 
 from lifeboat import smoke
 from lifeboat.children import Children
-from lifeboat.errors import SettingsError
+from lifeboat.errors import EndedFromOutside, SettingsError
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.settings import load_platform
 from lifeboat.smoke import CheckResult, SmokeChecks, SqlCheck, read_sql_checks, run_checks
@@ -134,13 +134,12 @@ def test_a_command_that_hangs_is_ended(postgres: PostgresServer, orders: str, mo
     assert (result.passed, result.found) == (False, "no end within 0.3 s")
 
 
-def test_a_command_is_ended_with_its_job(postgres: PostgresServer, orders: str) -> None:
+def test_a_command_is_ended_with_its_job_and_is_then_no_failed_check(postgres: PostgresServer, orders: str) -> None:
     children = Children()
     threading.Timer(0.5, children.kill).start()
 
-    (result,) = run_checks(postgres, orders, SmokeChecks(command=("sleep", "3600")), children=children)
-
-    assert not result.passed
+    with pytest.raises(EndedFromOutside):
+        run_checks(postgres, orders, SmokeChecks(command=("sleep", "3600")), children=children)
 
 
 class Answers(BaseHTTPRequestHandler):

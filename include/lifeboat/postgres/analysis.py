@@ -33,7 +33,7 @@ class _Table:
 class Analysis:
     """Gathers statistics of a database's tables, the longest work first, on `jobs` connections with these settings.
 
-    It ends before the next table when the children of the restore were killed.
+    It ends before the next table when the restore has ended.
     """
 
     server: PostgresServer
@@ -61,7 +61,7 @@ class Analysis:
         with self.server.connect(self.database) as connection:
             for setting in self.settings.items():
                 connection.execute("SELECT set_config(%s, %s, false)", setting)
-            while not self.children.killed:
+            while not self.children.ended:
                 try:
                     table = waiting.popleft()
                 except IndexError:

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from lifeboat.children import Children, Failure, output_of
+from lifeboat.children import Children, Failure, how_it_ended, output_of
 from lifeboat.errors import ClientMissing, DumpFailed, LifeboatError, SourceRefused
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument, errors_explained
 from lifeboat.postgres.evidence import (
@@ -211,7 +211,7 @@ def _run_all(
                 future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            job.children.kill()
+            job.children.give_up()
             for future in begun[:1]:
                 _end(future, counter)
             raise
@@ -379,9 +379,8 @@ def _quoted(schema: str, table: str) -> str:
 
 def _dump_failed(server: PostgresServer, database: str, artifact: str) -> Failure:
     def failure(status: int, said: str) -> LifeboatError:
-        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         return DumpFailed(
-            f"The dump of {database!r} on {server} ({artifact}) {how}: {said or 'it said nothing'}",
+            f"The dump of {database!r} on {server} ({artifact}) {how_it_ended(status)}: {said or 'it said nothing'}",
             hint="Nothing of it was kept. The server's log may tell more.",
         )
 

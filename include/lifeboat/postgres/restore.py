@@ -19,7 +19,7 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
-from lifeboat.children import Children, Failure, feed, memory_file, output_of, path_of
+from lifeboat.children import Children, Failure, feed, how_it_ended, memory_file, output_of, path_of
 from lifeboat.errors import EvidenceMismatch, LifeboatError, NotReady, RestoreFailed
 from lifeboat.postgres.analysis import Analysis
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
@@ -152,7 +152,7 @@ def restore_database(
             notes += mark_finished(server, database, oid, evidence.database.comment)
             restored = replace(restored, database=replace(restored.database, comment=evidence.database.comment))
         except BaseException:
-            children.kill()
+            children.give_up()
             remove_database(server, database, oid)
             raise
     return RestoreReport(database, restored, clock.seconds, notes)
@@ -281,7 +281,7 @@ class _Job:
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                self.children.kill()
+                self.children.give_up()
                 raise
 
     def restore_the_rest(
@@ -526,9 +526,9 @@ def _compare(server: PostgresServer, database: str, source: Evidence, *, partly:
 
 def _restore_failed(server: PostgresServer, database: str, artifact: str) -> Failure:
     def failure(status: int, said: str) -> LifeboatError:
-        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        words = f"{how_it_ended(status)}: {_discreet(said)[:3000] or 'it said nothing'}"
         return RestoreFailed(
-            f"Restoring {artifact} into {database!r} on {server} {how}: {_discreet(said)[:3000] or 'it said nothing'}",
+            f"Restoring {artifact} into {database!r} on {server} {words}",
             hint="The new database was removed again; nothing else was touched.",
         )
 

@@ -15,7 +15,7 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
-from lifeboat.children import Children, Failure, memory_file, output_of, path_of
+from lifeboat.children import Children, Failure, how_it_ended, memory_file, output_of, path_of
 from lifeboat.errors import EvidenceMismatch, LifeboatError, RestoreFailed
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
 from lifeboat.postgres.contents import Entry, read_contents, use_list
@@ -223,7 +223,7 @@ def _run_restore(
 def _failed(program: str, what: str) -> Failure:
     def failure(status: int, said: str) -> LifeboatError:
         return RestoreFailed(
-            f"{program} of {what} ended with status {status}: {said[:3000] or 'it said nothing'}",
+            f"{program} of {what} {how_it_ended(status)}: {said[:3000] or 'it said nothing'}",
             hint="Nothing was changed in the live database.",
         )
 

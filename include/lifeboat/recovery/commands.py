@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from lifeboat.children import Children
-from lifeboat.errors import LifeboatError, RestoreFailed
+from lifeboat.children import Children, how_it_ended
+from lifeboat.errors import EndedFromOutside, RestoreFailed
 from lifeboat.notify.alert import mask_all
 from lifeboat.presets import Step, commands_of
 from lifeboat.progress import Report
@@ -47,13 +47,19 @@ class Ran:
         """How it ended, in words."""
         if self.status is None:
             return f"took more than {self.seconds:.0f} s"
-        return f"was ended by signal {-self.status}" if self.status < 0 else f"ended with status {self.status}"
+        return how_it_ended(self.status)
+
+    @property
+    def failure(self) -> type[EndedFromOutside | RestoreFailed]:
+        """The error of one that did not pass: what a signal has ended says nothing."""
+        return EndedFromOutside if self.status is not None and self.status < 0 else RestoreFailed
 
 
 def run_step(means: Means, step: Step, *, services: Sequence[str] = (), only_say: bool = False) -> tuple[str, ...]:
     """Run the commands of a step, one after the other; returns what went wrong where platform.yaml says to go on.
 
-    With `only_say`, they are said and not run. Raises `RestoreFailed` for the first that fails otherwise.
+    With `only_say`, they are said and not run. Raises `RestoreFailed` for the first that fails otherwise, and
+    `EndedFromOutside` for one that a signal has ended.
     """
     settings = means.platform.application
     commands = commands_of(settings, step, services) if settings is not None else ()
@@ -71,7 +77,7 @@ def run_step(means: Means, step: Step, *, services: Sequence[str] = (), only_say
             continue
         failure = f"The command to {step} {ran.ended}: {ran.command}\n{ran.said or 'It said nothing.'}"
         if not goes_on:
-            raise RestoreFailed(
+            raise ran.failure(
                 failure,
                 hint=f"Correct it, or `application.{step}` in platform.yaml, and repeat this step: what is done stays.",
             )
@@ -110,8 +116,7 @@ def run_command(means: Means, step: str, command: Sequence[str], seconds: float)
         finally:
             children.stop(process)
         heard.look(last=True)
-    if children.killed:
-        raise LifeboatError("The recovery was ended from outside.", hint="Start it again: it goes on where it was.")
+    children.refuse_killed()
     return Ran(shown, status, round(time.monotonic() - began, 3), "\n".join(heard.last))
 
 

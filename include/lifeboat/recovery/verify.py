@@ -1,4 +1,4 @@
-"""Finding out whether a platform that was put back is well. What fails is a result, and never raised."""
+"""Finding out whether a platform that was put back is well. What fails is a result; what was ended is raised."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lifeboat.backup import read_evidence
-from lifeboat.errors import LifeboatError
+from lifeboat.errors import EndedFromOutside, LifeboatError
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.evidence import Evidence, differences
 from lifeboat.postgres.restore import look_into
@@ -67,6 +67,8 @@ def _tried(source: str, look: Iterator[CheckResult]) -> Iterator[CheckResult]:
     """What a look finds; an error on the way is one more thing that is wrong."""
     try:
         yield from look
+    except EndedFromOutside:
+        raise
     except LifeboatError as error:
         yield CheckResult(f"{source}: it can be looked at", False, 0, "an answer", error.message)
 
@@ -190,6 +192,8 @@ def _whole(case: Case) -> Iterator[CheckResult]:
     for command in commands:
         ran = run_command(case.means, "smoke", command, seconds)
         said = "exit status 0" if ran.passed else f"{ran.ended}: {hide(' '.join(ran.said.split())[-300:])}"
+        if not ran.passed and ran.failure is EndedFromOutside:
+            raise EndedFromOutside(f"The command {ran.command} {said}", hint="Look once more.")
         yield CheckResult(f"command {Path(command[0]).name}", ran.passed, ran.seconds, "exit status 0", said)
 
 

@@ -210,6 +210,8 @@ def rewrite_append_only(
             )
         try:
             _settle(there, process, placed, run / "log")
+        except RestoreFailed as error:
+            raise children.error_of(process.poll() or 0, error) from None
         finally:
             children.stop(process)
 

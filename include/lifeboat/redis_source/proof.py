@@ -11,7 +11,6 @@ from pathlib import Path
 from lifeboat.attestation import require_signing_key
 from lifeboat.children import Children
 from lifeboat.errors import (
-    LifeboatError,
     RestoreFailed,
     SettingsError,
     SourceUnavailable,
@@ -85,10 +84,10 @@ def _of_copy(
             with clock.phase("count keys"):
                 checks = tuple(_checks(evidence, scratch))
     except RestoreFailed as error:
-        _refuse_killed(children)
+        children.refuse_killed()
         return replace(proof, reason=error.message)
     except SourceUnavailable:
-        _refuse_killed(children)
+        children.refuse_killed()
         raise
     failed = [f"{c.name}: expected {c.expected}, found {c.found}" for c in checks if not c.passed]
     reason = f"{len(failed)} of {len(checks)} checks failed. {'; '.join(failed)}" if failed else ""
@@ -159,8 +158,3 @@ def _summary(contents: RdbContents) -> str:
 
 def _check(name: str, began: float, expected: str, found: str) -> CheckResult:
     return CheckResult(name, expected == found, round(time.monotonic() - began, 3), expected, found)
-
-
-def _refuse_killed(children: Children) -> None:
-    if children.killed:
-        raise LifeboatError("The restore test was ended from outside.", hint="Start it again.")
