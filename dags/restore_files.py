@@ -9,6 +9,7 @@ from airflow.sdk import Param, dag
 from lifeboat_airflow.defaults import (
     RESTORE_ARGS,
     each_once_or_none,
+    moment_field,
     platform,
     repository_field,
     snapshot_field,
@@ -48,9 +49,7 @@ SOURCE, REPOSITORY = "{{ params.tree }}", "{{ params.repository }}"
         ),
         "snapshot": snapshot_field("As `source/tier/id`. None means the newest one that fits what follows."),
         "proven": Param(False, type="boolean", title="Only a proven snapshot"),
-        "as_of": Param(
-            None, type=["null", "string"], format="date-time", title="As of", description="It began then or earlier."
-        ),
+        "as_of": moment_field("As of", "It began then or earlier."),
         "repository": repository_field(platform()),
     },
     tags=["lifeboat", "restore", "files"],

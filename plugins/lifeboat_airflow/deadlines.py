@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.definitions.deadline import BaseDeadlineReference
 
 from lifeboat.errors import SettingsError
+from lifeboat.moment import read_moment
 from lifeboat.recovery.journal import incident_of_run, opened_at
 from lifeboat.recovery.model import Mode
 
@@ -45,9 +46,9 @@ class IncidentBegan(BaseDeadlineReference):
                 return None if form["incident"] in others else opened_at(str(form["incident"]))
             return None  # its first task says what is wrong with it
         began: datetime = run.run_after
-        with suppress(TypeError, ValueError):
-            began = datetime.fromisoformat(str(form.get("began")))
-        return began if began.tzinfo else began.replace(tzinfo=UTC)
+        with suppress(SettingsError):
+            began = read_moment(form.get("began"), "began")
+        return began
 
 
 def _form(run: DagRun | None) -> Mapping[str, Any]:

@@ -143,6 +143,20 @@ def tables_field(description: str) -> Param:
     return Param(None, **each_once_or_none(minLength=1), title="Only these tables", description=description)
 
 
+def moment_field(title: str, description: str) -> Param:
+    """A moment, or none."""
+    # Airflow does not look at formats. The form itself sends UTC; without an offset it is read as that.
+    day, time, offset = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}(:\d{2}([.,]\d+)?)?", r"(Z|[+-]\d{2}(:?\d{2})?)?"
+    return Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        pattern=f"^{day}([T ]{time}{offset})?$",
+        title=title,
+        description=f"{description} Write it as 2026-11-23T02:00+00:00.",
+    )
+
+
 def snapshot_field(description: str) -> Param:
     """A snapshot's label, or none."""
     pattern = r"^[a-z0-9_-]+/(daily|weekly|monthly)/\d{8}T\d{6}Z-[0-9a-f]{8}$"

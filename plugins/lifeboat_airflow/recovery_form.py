@@ -9,11 +9,13 @@ from typing import Any
 from airflow.sdk import Param
 
 from lifeboat.errors import LifeboatError, SettingsError
+from lifeboat.moment import read_moment
 from lifeboat.presets import services_of
+from lifeboat.progress import Report
 from lifeboat.recovery.model import Mode, Point, Request
 from lifeboat.recovery.request import check_request
 from lifeboat.settings import Platform
-from lifeboat_airflow.defaults import each_once, each_once_or_none, repository_field
+from lifeboat_airflow.defaults import each_once, each_once_or_none, moment_field, repository_field
 from lifeboat_airflow.last_good import load
 
 DAG_ID = "disaster_recovery"
@@ -42,13 +44,7 @@ def recovery_fields(platform: Platform) -> dict[str, Param]:
             title="What happened",
             description="The incident's title, as the status page and the report show it.",
         ),
-        "began": Param(
-            None,
-            type=["null", "string"],
-            format="date-time",
-            title="When it began",
-            description="The clock runs from here. None means now.",
-        ),
+        "began": moment_field("When it began", "The clock runs from here. None means now."),
         "point": Param(
             str(Point.LATEST_PROVEN),
             type="string",
@@ -56,12 +52,8 @@ def recovery_fields(platform: Platform) -> dict[str, Param]:
             title="Back to which point",
             description="A single moment within archived WAL is not to be had here yet.",
         ),
-        "as_of": Param(
-            None,
-            type=["null", "string"],
-            format="date-time",
-            title="As of",
-            description="For `as of a time`: of every source the newest snapshot that began then or earlier.",
+        "as_of": moment_field(
+            "As of", "For `as of a time`: of every source the newest snapshot that began then or earlier."
         ),
         "snapshots": Param(
             None,
@@ -127,6 +119,7 @@ def recovery_fields(platform: Platform) -> dict[str, Param]:
 def other_point_fields() -> dict[str, Param]:
     """What a person who is asked to approve may choose instead: one of the two."""
     return {
+        # Airflow refuses an answer only after it was given: `assess_again` says better what is wrong with it.
         "as_of": Param(
             None, type=["null", "string"], format="date-time", title="As of", description="For *Choose another point*."
         ),
@@ -139,16 +132,20 @@ def other_point_fields() -> dict[str, Param]:
     }
 
 
-def request_of(params: Mapping[str, Any], now: datetime) -> Request:
+def request_of(params: Mapping[str, Any], now: datetime, report: Report | None = None) -> Request:
     """What the form's values ask for. Raises `SettingsError`."""
+
+    def moment(name: str) -> datetime | None:
+        return read_moment(params[name], name, report) if params.get(name) else None
+
     try:
         return Request(
             mode=Mode(params["mode"]),
-            began=_moment(params.get("began")) or now,
+            began=moment("began") or now,
             title=params.get("title") or "",
             reason=params.get("reason") or "",
             point=Point(params["point"]),
-            as_of=_moment(params.get("as_of")),
+            as_of=moment("as_of"),
             snapshots=tuple(params.get("snapshots") or ()),
             components=tuple(params.get("components") or ()),
             repository=params.get("repository"),
@@ -159,13 +156,6 @@ def request_of(params: Mapping[str, Any], now: datetime) -> Request:
         )
     except (TypeError, ValueError) as error:
         raise SettingsError(f"The form cannot be read: {error}.", hint="Trigger it again.") from None
-
-
-def _moment(text: str | None) -> datetime | None:
-    if not text:
-        return None
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def refusal(conf: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from lifeboat.assembly import database_source, open_vault, postgres_server
 from lifeboat.choosing import choose_snapshot
 from lifeboat.connections import Lookup, connections_in, read_env_file, require_connection
 from lifeboat.errors import SettingsError
+from lifeboat.moment import read_moment
 from lifeboat.postgres.programs import Programs, extra_folders, find_programs
 from lifeboat.redis_source.programs import RedisProgram, find_redis
 from lifeboat.settings import Platform, load_platform, platform_path
@@ -164,10 +165,9 @@ def _parse(wanted: str) -> tuple[str | None, Tier | None, SnapshotId | None]:
 def moment(text: str) -> datetime:
     """A moment as people write it on the command line; UTC where no offset is given."""
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write it as 2026-11-23T02:00, or with an offset.") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+        return read_moment(text, "The time")
+    except SettingsError as error:
+        raise typer.BadParameter(f"{error.message} {error.hint}") from None
 
 
 def _variables(env_file: Path | None) -> Mapping[str, str]:
