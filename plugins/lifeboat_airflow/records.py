@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from lifeboat.errors import RepositoryError, SnapshotNotFound
-from lifeboat.snapshot import SnapshotId, Tier
+from lifeboat.errors import LifeboatError, RepositoryError, SnapshotNotFound
+from lifeboat.recovery.request import parse_label
 from lifeboat.vault import Snapshot, Vault
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 
 def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:
@@ -27,12 +31,42 @@ def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
+def handed_on(context: Context, task: str) -> Any:
+    """What an earlier task of this run has handed on. Raises where that is missing."""
+    found = context["ti"].xcom_pull(task_ids=task)
+    if found is None:
+        raise missing_record(task)
+    return found
+
+
+def handed_on_if_done(context: Context, task: str) -> Any:
+    """The same of a task that need not have run; None where it was not done."""
+    found = context["ti"].xcom_pull(task_ids=task)
+    if found is None and states_of(context).get(task) == "success":
+        raise missing_record(task)
+    return found
+
+
+def states_of(context: Context) -> Mapping[str, str]:
+    """How the tasks of this run stand."""
+    run = context["dag_run"]
+    states: Mapping[str, Mapping[str, str]] = context["ti"].get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])
+    return states.get(run.run_id, {})
+
+
+def missing_record(*tasks: str) -> LifeboatError:
+    """The error of a task that needs what these have handed on, and does not find it."""
+    names = ", ".join(f"`{task}`" for task in tasks)
+    return LifeboatError(
+        f"What {names} hands on is missing: its record was removed, or it was marked as successful by hand.",
+        hint=f"Clear {names} together with what follows.",
+    )
+
+
 def find_snapshot(vault: Vault, label: str) -> Snapshot:
-    """The snapshot that a record's `snapshot` names. Raises `SnapshotNotFound`."""
-    source, tier, snapshot_id = label.split("/")
-    if tier not in list(Tier):
-        raise SnapshotNotFound(f"There is no tier {tier!r}.", hint=f"The tiers are {', '.join(Tier)}.")
-    return vault.find(source, SnapshotId.parse(snapshot_id), Tier(tier))
+    """The snapshot that a record's `snapshot` names. Raises `SettingsError`, `SnapshotNotFound`."""
+    source, tier, snapshot_id = parse_label(label)
+    return vault.find(source, snapshot_id, tier)
 
 
 def read_report(vault: Vault, key: str) -> bytes:

@@ -1,31 +1,56 @@
-"""What all operators share: errors in Airflow's terms, children that die with the task, names for mapped tasks."""
+"""What all operators share: errors in Airflow's terms, records of earlier tasks, children that die with the task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, XComNotFound
 
 from lifeboat.children import Children
 from lifeboat.errors import LifeboatError, SettingsError
 from lifeboat.progress import ProgressLog
+from lifeboat_airflow.records import missing_record
 
 
 @contextmanager
-def as_airflows(log: Any) -> Iterator[None]:
-    """Turn the core's errors into Airflow's: one that is retried, or one that fails the task at once."""
+def as_airflows(log: Any, children: Children | None = None) -> Iterator[None]:
+    """Turn the core's errors into Airflow's: one that is retried, or one that fails the task at once.
+
+    Whatever fails after these `children` were ended from outside, as by an eviction, says nothing, and is retried.
+    """
     try:
         yield
-    except LifeboatError as error:
-        log.error("%s", error)
+    except (LifeboatError, AirflowFailException) as error:
+        if isinstance(error, LifeboatError):
+            log.error("%s", error)
+        if children is not None and children.killed:
+            raise AirflowException(f"The task was ended from outside, and then it failed: {error}") from error
+        if isinstance(error, AirflowFailException):
+            raise
         kind = AirflowException if error.transient else AirflowFailException
         raise kind(str(error)) from error
 
 
-class LifeboatOperator(BaseOperator):
+class RecordsOperator(BaseOperator):
+    """Needs what earlier tasks hand on, and fails at once where that is missing."""
+
+    def render_template(self, content: Any, context: Context, *arguments: Any, **named: Any) -> Any:
+        """What a field holds, or an earlier task's record in its place."""
+        if not hasattr(content, "iter_references"):
+            return super().render_template(content, context, *arguments, **named)
+        found = None
+        with suppress(LookupError, TypeError, ValueError, XComNotFound):  # how else Airflow comes upon nothing
+            found = super().render_template(content, context, *arguments, **named)
+        if found is None:
+            with as_airflows(self.log):
+                raise missing_record(*(task.task_id for task, _ in content.iter_references()))
+        return found
+
+
+class LifeboatOperator(RecordsOperator):
     """Does its `work`. An error that a retry can help is retried; any other fails the task at once."""
 
     ui_color = "#dceaf5"
@@ -36,10 +61,17 @@ class LifeboatOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Do the work, with errors in Airflow's terms."""
-        self.children = Children()
         self.progress = ProgressLog(self.log.info)
-        with as_airflows(self.log):
+        with as_airflows(self.log, self.children):
+            self.children.refuse_killed()
             return self.work(context)
+
+    @property
+    def children(self) -> Children:
+        """The programs of this task."""
+        # Made when it is first asked for: Airflow may end a task before it has begun.
+        children: Children = self.__dict__.setdefault("_children", Children())
+        return children
 
     def require_typed(self, **fields: type) -> None:
         """Refuse fields that a template has rendered as text, not as a list or a boolean. Raises `SettingsError`."""
@@ -53,9 +85,7 @@ class LifeboatOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """End the programs this task has started."""
-        children = getattr(self, "children", None)
-        if children is not None:
-            children.kill()
+        self.children.kill()
 
 
 class SourceOperator(LifeboatOperator):
