@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, dag, task
 
 from lifeboat_airflow.defaults import (
     RESTORE_ARGS,
     database_field,
+    moment_field,
     platform,
     repository_field,
     snapshot_field,
     tables_field,
 )
 from lifeboat_airflow.operators.restore import (
+    ApproveReplacementOperator,
     ChooseForRestoreOperator,
     PutInPlaceOperator,
     RestoreBesideOperator,
@@ -72,9 +73,7 @@ TARGET, MEANT = "{{ params.target }}", "{{ params.on_another_server }}"
         ),
         "snapshot": snapshot_field("As `source/tier/id`. None means the newest whole one that fits what follows."),
         "proven": Param(False, type="boolean", title="Only a proven snapshot"),
-        "as_of": Param(
-            None, type=["null", "string"], format="date-time", title="As of", description="It began then or earlier."
-        ),
+        "as_of": moment_field("As of", "It began then or earlier."),
         "repository": repository_field(platform()),
         "tables": tables_field("One a line, as `name` or `schema.name`; into a new database or schema."),
         "schema_only": Param(False, type="boolean", title="Definitions only", description="Only into a new database."),
@@ -103,7 +102,8 @@ and `python -m lifeboat undo <name>` goes back to it.
   wrong; choose another snapshot or repository.
 * `decide`: the form asked for something that cannot be. Trigger again.
 * `approve`: nobody answered within 12 hours, so the run failed; nothing was replaced. The restored database waits
-  beside the live one; clear the task to ask again, or `python -m lifeboat kept` and `release` remove it.
+  beside the live one; clear the task to ask again, or `python -m lifeboat kept` and `release` remove it. An
+  answer within a second of the question can be lost by Airflow: ten seconds later it is asked once more.
 * `put_in_place`: its log says whether the swap took place, and how to go on or back. It is not retried by itself.
 """,
     **RESTORE_ARGS,
@@ -158,19 +158,7 @@ def restore():
         other_server=MEANT,
         multiple_outputs=True,
     )
-    approve = ApprovalOperator(
-        task_id="approve",
-        subject="Replace the live database of {{ params.database }} by {{ ti.xcom_pull('choose')['snapshot'] }}?",
-        body="{% set done = ti.xcom_pull('restore_beside') %}"
-        "It is restored as `{{ done.database }}` beside the live `{{ done.live }}` on {{ done.server }}, holds what "
-        "its source held ({{ done.tables }} tables, {{ '{:,}'.format(done.rows) }} rows), and every smoke check passed."
-        "\n\n{% for note in done.notes %}* {{ note }}\n{% endfor %}\n"
-        "On approval the application is stopped, the two change names, and the application is started. What is live "
-        "now is kept under a dated name.",
-        response_timeout=timedelta(hours=12),
-        retries=0,
-        execution_timeout=timedelta(hours=13),
-    )
+    approve = ApproveReplacementOperator(task_id="approve", database=SOURCE, restored=beside.output)
     put_in_place = PutInPlaceOperator(
         task_id="put_in_place", source=SOURCE, database=beside.output["database"], retries=0
     )

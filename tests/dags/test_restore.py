@@ -15,7 +15,7 @@ from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.utils.session import create_session
 from sqlalchemy import select, update
 
@@ -23,6 +23,7 @@ from lifeboat.postgres.cluster import TemporaryCluster
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.swap import kept_databases
 from lifeboat_airflow.operators.restore import (
+    ApproveReplacementOperator,
     ChooseForRestoreOperator,
     RestoreBesideOperator,
     RestoreIntoSchemaOperator,
@@ -34,6 +35,7 @@ from tests.dags.conftest import (
     RunDag,
     back_up,
     dag_bag,
+    parsed,
     result_of,
     task_context,
 )
@@ -281,27 +283,68 @@ def test_the_live_database_is_replaced_only_when_a_person_approves(
     assert standing == (["before"] if answer == "Approve" else ["ready"])
 
 
-def test_an_approval_that_nobody_gives_in_time_fails_the_run_and_the_live_database_is_as_it_was(
-    changed: str, run_dag: RunDag, postgres: PostgresServer
+def test_an_approval_that_nobody_gives_in_time_fails_the_run_at_once_and_the_live_database_is_as_it_was(
+    changed: str, postgres: PostgresServer
 ) -> None:
     hours = threading.Thread(target=let_twelve_hours_pass)
     hours.start()
 
-    run = run_dag(DAG, database="odd", to=IN_PLACE)
+    run = with_tries().test(run_conf={"database": "odd", "to": IN_PLACE})
 
     hours.join(timeout=60)
     assert run.state == "failed"
-    states = {t.task_id: t.state for t in run.get_task_instances()}
-    assert (states["approve"], states["put_in_place"]) == ("failed", "upstream_failed")
+    states = {t.task_id: (t.state, t.try_number) for t in run.get_task_instances()}
+    # A try more would ask for another twelve hours, and the run's callbacks would be silent for so long.
+    assert (states["approve"], states["put_in_place"]) == (("failed", 1), ("upstream_failed", 0))
     assert ("app", "made_since") in tables_of(postgres, changed)
     assert [str(kept.standing) for kept in kept_databases(postgres, changed)] == ["ready"]
 
 
-def test_an_approval_is_asked_for_once(place: Place) -> None:
+def test_an_approval_whose_task_is_cut_short_is_asked_for_once_more(
+    changed: str, web: Any, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = cut_short_once(monkeypatch)
+    person = threading.Thread(target=lambda: [answer_with(web, answer) for answer in ("Approve", "Reject")])
+    person.start()
+
+    run = with_tries().test(run_conf={"database": "odd", "to": IN_PLACE})
+
+    person.join(timeout=60)
+    assert run.state == "success"
+    assert answers == [["Approve"], ["Reject"]]
+    states = {t.task_id: (t.state, t.try_number) for t in run.get_task_instances()}
+    assert (states["approve"], states["put_in_place"][0]) == (("success", 2), "skipped")
+    assert ("app", "made_since") in tables_of(postgres, changed)
+
+
+def with_tries() -> Any:
+    """The DAG with as many tries as it has, without the waits before them."""
+    tries = {task.task_id: task.retries for task in dag_bag(DAG).dags[DAG].tasks}
+    dag = parsed(DAG)
+    for task in dag.tasks:
+        task.retries, task.retry_delay = tries[task.task_id], timedelta(0)
+    return dag
+
+
+def cut_short_once(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let the approval end once before it takes the answer, as Airflow does; returns the answers that it gets."""
+    answers: list[Any] = []
+    take = ApproveReplacementOperator.execute_complete
+
+    def once_more(self: Any, context: Any, event: dict[str, Any]) -> Any:
+        answers.append(event["chosen_options"])
+        if len(answers) == 1:
+            raise AirflowException("cut short by the test")
+        return take(self, context, event)
+
+    monkeypatch.setattr(ApproveReplacementOperator, "execute_complete", once_more)
+    return answers
+
+
+def test_no_answer_is_taken_for_a_yes(place: Place) -> None:
     approve = dag_bag(DAG).dags[DAG].task_dict["approve"]
 
-    # A retry would ask for another twelve hours, and the run's callbacks would be silent for so long.
-    assert (approve.retries, approve.defaults, approve.fail_on_reject) == (0, None, False)
+    assert (approve.defaults, approve.fail_on_reject) == (None, False)
 
 
 def test_the_snapshot_of_another_database_is_refused(place: Place, snapshot: str, run_dag: RunDag) -> None:

@@ -11,15 +11,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.providers.standard.exceptions import HITLTimeoutError
 from airflow.providers.standard.operators.branch import BranchMixIn
-from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.execution_time.hitl import HITLUser
 from airflow.task.trigger_rule import TriggerRule
 
 from lifeboat.errors import SettingsError
+from lifeboat.moment import read_moment
 from lifeboat.progress import Report
 from lifeboat.recovery.assessment import assess, assessment_markdown
 from lifeboat.recovery.case import Case, open_case
@@ -45,9 +44,12 @@ from lifeboat.snapshot import Kind
 from lifeboat_airflow.hooks import PostgresSourceHook, RedisSourceHook, VaultHook
 from lifeboat_airflow.links import INCIDENT, IncidentLink, ReportLink
 from lifeboat_airflow.notifier import run_page
+from lifeboat_airflow.operators.asking import AskingOperator
 from lifeboat_airflow.operators.base import LifeboatOperator, as_airflows
+from lifeboat_airflow.records import handed_on, handed_on_if_done, missing_record, states_of
 from lifeboat_airflow.recovery_form import request_of
 
+OPEN = "assess_damage.open_incident"
 ASSESS, ASSESS_AGAIN = "assess_damage.assess", "assess_damage.assess_again"
 ASK, ASK_AGAIN = "assess_damage.ask", "assess_damage.ask_again"
 PREPARE = "prepare_environment.prepare"
@@ -105,16 +107,22 @@ class RecoveryOperator(LifeboatOperator):
 
 def found_of(context: Context) -> dict[str, Any]:
     """What the last assessment of this run handed on: `request`, `assessment` and `markdown`."""
-    for task in (ASSESS_AGAIN, ASSESS):
-        found = context["ti"].xcom_pull(task_ids=task)
-        if found:
-            return dict(found)
-    raise SettingsError("This run has assessed nothing yet.", hint=f"Clear the task `{ASSESS}`.")
+    return dict(handed_on_if_done(context, ASSESS_AGAIN) or handed_on(context, ASSESS))
 
 
 def assessment_of(context: Context) -> Assessment:
     """The last assessment of this run."""
     return Assessment.of_record(found_of(context)["assessment"])
+
+
+def all_restored_of(context: Context) -> tuple[Restored, ...]:
+    """What was restored in this run, as it stands now: everything that was to be. Raises where a record is missing."""
+    restored = restored_of(context)
+    there = {one.source for one in restored}
+    missing = {RESTORES[one.kind] for one in assessment_of(context).components if one.source not in there}
+    if missing:
+        raise missing_record(*sorted(missing))
+    return restored
 
 
 def restored_of(context: Context) -> tuple[Restored, ...]:
@@ -149,7 +157,7 @@ class OpenIncidentOperator(RecoveryOperator):
                     f"What the incident {params['incident']} was to do cannot be read.", hint="Begin a new one."
                 )
         else:
-            request = request_of(params, run.run_after)
+            request = request_of(params, run.run_after, self.log.info)
             check_request(hook.platform, request, now)
         case = self.case(context, request)
         by = getattr(run, "triggering_user_name", None) or "somebody"
@@ -174,9 +182,9 @@ class AssessOperator(RecoveryOperator, BranchMixIn):
 
     def work(self, context: Context) -> dict[str, Any]:
         """Assess, and choose what follows."""
-        request = Request.of_record(context["ti"].xcom_pull(task_ids="assess_damage.open_incident")["request"])
+        request = Request.of_record(handed_on(context, OPEN)["request"])
         if self.again:
-            request = _with_answer(request, context["ti"].xcom_pull(task_ids=ASK)["params_input"])
+            request = _with_answer(request, handed_on(context, ASK)["params_input"], self.log.info)
             check_request(VaultHook().platform, request, datetime.now(UTC))
         case = self.case(context, request)
         now = datetime.now(UTC)
@@ -198,7 +206,7 @@ class AssessOperator(RecoveryOperator, BranchMixIn):
         return result
 
 
-def _with_answer(request: Request, answer: Mapping[str, Any]) -> Request:
+def _with_answer(request: Request, answer: Mapping[str, Any], report: Report) -> Request:
     """The request with another point."""
     as_of, snapshots = answer.get("as_of"), tuple(answer.get("snapshots") or ())
     if bool(as_of) == bool(snapshots):
@@ -208,17 +216,19 @@ def _with_answer(request: Request, answer: Mapping[str, Any]) -> Request:
         )
     if snapshots:
         return replace(request, point=Point.SNAPSHOTS, snapshots=snapshots, as_of=None)
-    moment = datetime.fromisoformat(str(as_of))
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        moment = read_moment(as_of, "as_of", report)
+    except SettingsError as error:
+        error.hint = f"Clear the task `{ASK}` to be asked again. {error.hint}"
+        raise
     return replace(request, point=Point.AS_OF, as_of=moment, snapshots=())
 
 
-class _AskingOperator(HITLOperator, BranchMixIn):
+class _AskingOperator(AskingOperator, BranchMixIn):
     """Asks a person, and follows the answer. Only those whom platform.yaml names may answer, where it names any.
 
-    No answer in time is a failure, never a yes: then nothing more happens, and people are told. A try that was cut
-    short is made again: with the answer that was given, else by asking once more. Airflow 3.3 itself cuts it short when
-    the answer comes within seconds, while the process that has asked is still ending.
+    No answer in time is a failure, never a yes: then nothing more happens, and people are told. An answer that a try
+    has written down before it was cut short is followed by the next.
     """
 
     inherits_from_skipmixin = True
@@ -228,12 +238,10 @@ class _AskingOperator(HITLOperator, BranchMixIn):
     """By option, the tasks that follow it."""
 
     def __init__(self, *, recovery: RecoverySettings, **kwargs: Any) -> None:
-        within = timedelta(minutes=recovery.answer_within_minutes)
         super().__init__(
+            within=timedelta(minutes=recovery.answer_within_minutes),
             options=list(self.answers),
             assigned_users=[HITLUser(id=user, name=user) for user in recovery.approvers] or None,
-            response_timeout=within,
-            execution_timeout=within + timedelta(hours=1),
             **kwargs,
         )
 
@@ -258,10 +266,9 @@ class _AskingOperator(HITLOperator, BranchMixIn):
             case = case_of(context, self.log.info)
             try:
                 answer = super().execute_complete(context, event)
-            except HITLTimeoutError:
-                words = "Nobody answered in time, so nothing more is done."
-                case.journal.write(self._step, Outcome.FAILED, words)
-                raise AirflowFailException(words) from None  # a retry would ask once more, for as long again
+            except AirflowFailException as error:
+                case.journal.write(self._step, Outcome.FAILED, str(error))
+                raise
             [chosen], who = answer["chosen_options"], answer["responded_by_user"] or {}
             name, given = who.get("name") or who.get("id") or "somebody", dict(answer["params_input"])
             facts = {"by": name, "answer": chosen, **{field: value for field, value in given.items() if value}}
@@ -386,6 +393,7 @@ class AskToReplaceOperator(_AskingOperator):
 
     def needless(self, context: Context, case: Case) -> Sequence[str] | None:
         """Put in place at once where nothing is alive, and where it is only practised."""
+        all_restored_of(context)  # whoever is asked agrees to all of it
         alive = any(component.replaces for component in assessment_of(context).components)
         return None if alive and case.request.mode is Mode.RECOVER else [PUT_IN_PLACE]
 
@@ -397,7 +405,8 @@ class PutInPlaceOperator(RecoveryOperator):
         """Put in place, and hand on how things stand."""
         answer = context["ti"].xcom_pull(task_ids="verify_and_start.ask_to_replace") or {}
         agreed = answer.get("answer") == REPLACE
-        placed = put_in_place(self.case(context), assessment_of(context), restored_of(context), replaces_live=agreed)
+        restored = all_restored_of(context)
+        placed = put_in_place(self.case(context), assessment_of(context), restored, replaces_live=agreed)
         return {"restored": [one.record() for one in placed]}
 
 
@@ -518,12 +527,10 @@ class CloseOperator(RecoveryOperator):
 
 
 def _is_well(context: Context) -> bool:
-    found = context["ti"].xcom_pull(task_ids=VERIFY)
+    found = handed_on_if_done(context, VERIFY)
     return bool(found and found["well"]) and not context["ti"].xcom_pull(task_ids=UNDO)
 
 
 def _failed(context: Context) -> list[str]:
     """The tasks of this run that failed, or could not begin for that."""
-    run = context["dag_run"]
-    states = context["ti"].get_task_states(dag_id=run.dag_id, run_ids=[run.run_id]).get(run.run_id, {})
-    return sorted(task for task, state in states.items() if state in ("failed", "upstream_failed"))
+    return sorted(task for task, state in states_of(context).items() if state in ("failed", "upstream_failed"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Context
 
 from lifeboat.assembly import application_of, smoke_of
@@ -15,12 +16,14 @@ from lifeboat.choosing import choose_snapshot
 from lifeboat.errors import SettingsError
 from lifeboat.in_place import restore_beside, undo_in_place
 from lifeboat.into_schema import restore_into_schema
+from lifeboat.moment import read_moment
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.restore import RestoreReport
 from lifeboat.postgres.selection import Selection
 from lifeboat.progress import count_text, duration_text
 from lifeboat_airflow.hooks import PostgresSourceHook, VaultHook
 from lifeboat_airflow.links import SnapshotLink
+from lifeboat_airflow.operators.asking import AskingOperator
 from lifeboat_airflow.operators.base import SourceOperator
 from lifeboat_airflow.places import take_place
 from lifeboat_airflow.records import find_snapshot, snapshot_record
@@ -29,9 +32,9 @@ from lifeboat_airflow.records import find_snapshot, snapshot_record
 class ChooseSnapshotOperator(SourceOperator):
     """Chooses a snapshot of a source; the result is its record.
 
-    By its label, else the newest whole one: with `proven`, the newest that was proven; with `as_of`, an ISO 8601 time
-    with its offset, the newest that began then or earlier; with `repository`, the newest that one has. `place` says in
-    words what it is to be restored to: refused while another run of the DAG restores to the same.
+    By its label, else the newest whole one: with `proven`, the newest that was proven; with `as_of`, an ISO 8601 time,
+    the newest that began then or earlier; with `repository`, the newest that one has. `place` says in words what it is
+    to be restored to: refused while another run of the DAG restores to the same.
     """
 
     template_fields: Sequence[str] = (
@@ -68,7 +71,7 @@ class ChooseSnapshotOperator(SourceOperator):
             if snapshot.manifest.source != self.source:
                 raise SettingsError(f"{self.snapshot} is not a snapshot of {self.source}.", hint="Choose one of both.")
         else:
-            before = datetime.fromisoformat(self.as_of) if self.as_of else None
+            before = read_moment(self.as_of, "as_of", self.log.info) if self.as_of else None
             snapshot = choose_snapshot(
                 vault, self.source, before=before, proven=self.proven is True, repository=self.repository
             )
@@ -327,6 +330,33 @@ class RestoreBesideOperator(_RestoreOperator):
         for remark in beside.remarks:
             self.log.warning(remark)
         return self.result(beside.database, source.server, beside.restored) | {"live": source.database}
+
+
+class ApproveReplacementOperator(AskingOperator, ApprovalOperator):
+    """Asks whether what was restored beside the live `database`, by its record `restored`, is to take its place.
+
+    On *Reject* what follows is skipped.
+    """
+
+    template_fields: Sequence[str] = ("database", "restored")
+
+    def __init__(self, *, database: str, restored: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(subject="", within=timedelta(hours=12), **kwargs)
+        self.database = database
+        self.restored = restored
+
+    def execute(self, context: Context) -> Any:
+        """Say what would replace what, and ask."""
+        done = self.restored
+        self.subject = f"Replace the live database of {self.database} by {done['snapshot']}?"
+        self.body = (
+            f"It is restored as `{done['database']}` beside the live `{done['live']}` on {done['server']}, holds what "
+            f"its source held ({done['tables']} tables, {done['rows']:,} rows), and every smoke check passed.\n\n"
+            + "".join(f"* {note}\n" for note in done["notes"])
+            + "\nOn approval the application is stopped, the two change names, and the application is started. What is "
+            "live now is kept under a dated name."
+        )
+        return super().execute(context)
 
 
 class PutInPlaceOperator(SourceOperator):
