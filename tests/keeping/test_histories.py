@@ -220,7 +220,7 @@ def happens(world: World, step: tuple[str, int]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(start=some.sampled_from(STARTS), steps=some.lists(STEPS, min_size=8, max_size=24))
 def test_after_any_history_of_a_vault_the_promise_holds(start: datetime, steps: list[tuple[str, int]]) -> None:
     world = World(COUNTS, start=start)
@@ -256,7 +256,7 @@ NIGHTS = some.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(nights=NIGHTS, offset=some.integers(0, 1500), hour=some.integers(0, 23))
 def test_pruning_night_by_night_keeps_the_promise_whatever_the_nights_were(
     nights: list[tuple[int, int, dict[str, object], tuple[str, ...], bool]], offset: int, hour: int
