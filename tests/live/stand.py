@@ -48,6 +48,8 @@ BUSY = {
     "AIRFLOW__CORE__PARALLELISM": "8",
     # A DAG is read once: to read all of them every half minute takes a third of a processor, which other tests need.
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+    # Another triggerer takes over from one that was killed so soon.
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
 }
 """Settings of an Airflow that runs beside other tests."""
 
