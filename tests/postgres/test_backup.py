@@ -203,6 +203,14 @@ def test_another_run_is_not_taken_for_the_finished_one(
     assert other.snapshot.id != first.snapshot.id
 
 
+def test_a_run_whose_table_is_named_twice_is_the_one_that_named_it_once(place: Place) -> None:
+    first = place.back_up(selection=Selection(("customers",)))
+
+    again = place.back_up(selection=Selection(("customers", "customers")))
+
+    assert (again.reused, again.snapshot.id) == (True, first.snapshot.id)
+
+
 # ---- preflight ------------------------------------------------------------------------------------------------------
 
 
