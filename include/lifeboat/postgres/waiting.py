@@ -45,6 +45,11 @@ class Wait:
     wanted: str
     holders: tuple[Holder, ...]
 
+    @property
+    def key(self) -> tuple[str, frozenset[int]]:
+        """What it is told once of: states of sessions change all the time."""
+        return self.wanted, frozenset(holder.pid for holder in self.holders)
+
     def __str__(self) -> str:
         return f"{self.wanted} is locked by {' and '.join(map(str, self.holders))}"
 
@@ -103,15 +108,15 @@ _WAITS = """
 def _look(server: PostgresServer, database: str, report: Report, stop: threading.Event, seen: list[Wait]) -> None:
     if stop.wait(FIRST_LOOK):
         return
-    told: set[str] = set()
+    told: set[tuple[str, frozenset[int]]] = set()
     # Whoever cannot be asked now, as while the server stops, is not: what works on it hears of that itself.
     with suppress(LifeboatError), server.connect(database) as connection:
-        connection.execute("SET statement_timeout = '5s'")
+        connection.execute("SET statement_timeout = '5s'; SET search_path = ''")
         while True:
             for wait in _waits(connection):
                 seen.append(wait)
-                if str(wait) not in told:
-                    told.add(str(wait))
+                if wait.key not in told:
+                    told.add(wait.key)
                     report(f"Waiting: {wait}.")
             if stop.wait(AGAIN):
                 return
