@@ -214,7 +214,8 @@ def ensure_azurite() -> Path:
     CACHE.mkdir(exist_ok=True)
     folder, installed = CACHE / "azurite", CACHE / "azurite" / "installed.json"
     wanted = (AZURITE_LOCK / "package-lock.json").read_text("utf-8")
-    with (CACHE / "azurite.lock").open("w") as lock:
+    # Opened to read: another user may have made it.
+    with os.fdopen(os.open(CACHE / "azurite.lock", os.O_RDONLY | os.O_CREAT, 0o644)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not installed.exists() or installed.read_text("utf-8") != wanted:
             shutil.rmtree(folder, ignore_errors=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +18,10 @@ import pytest
 
 from lifeboat.errors import IntegrityError, LifeboatError, NotReady, SettingsError
 from lifeboat.redis_source.backup import RedisSource, back_up_redis
-from lifeboat.redis_source.place import data_folder_of, place_rdb, rewrite_append_only, steps
+from lifeboat.redis_source.place import data_folder_of, place_rdb, refuse_running, rewrite_append_only, steps
 from lifeboat.vault import Snapshot, Vault
 from tests.fixtures_redis import VERSIONS, RedisServers, Running, contents, fill, program, same
+from tests.other_user import as_other_user
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -128,6 +131,27 @@ def test_a_running_server_is_refused(redis_servers: RedisServers, vault: Vault) 
         client.execute_command("CONFIG", "SET", "dir", str(elsewhere.folder))
     with pytest.raises(NotReady, match=r"holds|still answers"):
         place_rdb(vault, snapshot, elsewhere, server=running.server)
+
+
+def test_a_server_whose_folder_this_user_cannot_see_may_hold_it(vault: Vault) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o777)
+        servers = RedisServers(Path(name))
+        running = servers.start("redis-8.2")
+        running.folder.chmod(0o777)
+        (running.folder / "redis.conf").chmod(0o644)
+        process = running.process
+        assert process is not None
+
+        def refused() -> list[str]:
+            with pytest.raises(NotReady) as raised:
+                refuse_running(data_folder_of(running.folder / "redis.conf"), None)
+            return [raised.value.message]
+
+        (message,) = as_other_user(refused)
+        servers.stop()
+
+    assert re.search(rf"(holds .*: process|This user cannot see .*: process) .*\b{process.pid}\b", message)
 
 
 def test_what_cannot_be_placed_is_refused(redis_servers: RedisServers, vault: Vault, tmp_path: Path) -> None:

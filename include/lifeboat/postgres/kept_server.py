@@ -177,12 +177,14 @@ def remove_kept(kept: KeptServer) -> None:
 def _postmaster(folder: Path) -> int | None:
     """The process of the server whose data is in this very folder; None when it has ended.
 
-    A process that only has the number which the file names does not work in that folder, as PostgreSQL's does.
+    A process that only has the number which the file names was not given that folder, as PostgreSQL was. Where it works
+    would tell as well, but not to a container's root, who may not look at others' processes.
     """
-    data = folder.parent.resolve() / folder.name / "data"
+    data = folder.resolve() / "data"
     with suppress(OSError, ValueError, IndexError):
         process = int((data / "postmaster.pid").read_text().splitlines()[0])
-        if Path(f"/proc/{process}/cwd").readlink() == data:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        if any(Path(os.fsdecode(word)).resolve() == data for word in words if word.endswith(b"/data")):
             return process
     return None
 

@@ -149,11 +149,17 @@ def place_rdb(
 
 def refuse_running(data: DataFolder, server: RedisServer | None) -> None:
     """Raise `NotReady` when a server uses the folder: it would overwrite the RDB when it ends."""
-    holders = _holders(data.folder)
+    holders, unseen = _holders(data.folder)
     if holders:
         raise NotReady(
             f"A server holds {data.folder}: process {', '.join(map(str, holders))}.",
             hint="Stop it first; it would write its own data over the snapshot when it ends.",
+        )
+    if unseen:
+        raise NotReady(
+            f"This user cannot see whether a server of the owner of {data.folder} holds it: process "
+            f"{', '.join(map(str, unseen))}.",
+            hint="Run this as root or as the server's user, or stop that server.",
         )
     if server is None:
         return
@@ -291,19 +297,27 @@ def _check_folder(data: DataFolder, size: int) -> None:
         raise NotReady(f"{data.folder} has room for {free} bytes, and the RDB has {size}.", hint="Free some first.")
 
 
-def _holders(folder: Path) -> list[int]:
-    """Servers that work in a folder: they make it their own working directory, also within a container."""
+def _holders(folder: Path) -> tuple[list[int], list[int]]:
+    """Servers that work in a folder: they make it their own working directory, also within a container.
+
+    And servers of the folder's owner of which that cannot be seen: /proc shows it to their user and to root alone.
+    """
     ours = folder.stat()
-    found = []
+    found: list[int] = []
+    unseen: list[int] = []
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            theirs = (process / "cwd").stat()
-            name = (process / "comm").read_text()
-        except OSError:
-            continue
-        if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino) and re.search("redis|valkey|keydb", name):
-            found.append(int(process.name))
-    return sorted(found)
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if not re.search("redis|valkey|keydb", (process / "comm").read_text()):
+                continue
+            try:
+                theirs = (process / "cwd").stat()
+            except PermissionError:
+                if process.stat().st_uid == ours.st_uid:
+                    unseen.append(int(process.name))
+                continue
+            if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
+                found.append(int(process.name))
+    return sorted(found), sorted(unseen)
 
 
 @contextlib.contextmanager
