@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +18,17 @@ from pathlib import Path
 def own_folders(base: Path, prefix: str) -> Iterator[Path]:
     """Yield this user's folders in `base` whose names begin with `prefix`."""
     return (path for path in base.glob(f"{prefix}*") if is_own_folder(path))
+
+
+def remove_left(base: Path, prefix: str) -> tuple[str, ...]:
+    """Remove this user's folders that ended processes have left; the names. A process's number follows the prefix."""
+    removed = []
+    for folder in own_folders(base, prefix):
+        process = folder.name.removeprefix(prefix).partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder.name)
+    return tuple(removed)
 
 
 def is_own_folder(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lifeboat import own_files
+from lifeboat.configuration import proving
 from lifeboat.errors import SettingsError
 from lifeboat.files import proof
 from lifeboat.files.state import open_state
@@ -22,7 +23,7 @@ from lifeboat.redis_source import scratch
 from tests.other_user import NOBODY, as_other_user
 
 AS_ROOT = os.geteuid() == 0
-PREFIXES = ("lifeboat-postgres-", "lifeboat-redis-", proof.PREFIX, "lifeboat-practice-")
+PREFIXES = ("lifeboat-postgres-", "lifeboat-redis-", proof.PREFIX, proving.PREFIX, "lifeboat-practice-")
 OVER = {
     **{"address": "127.0.0.1", "port": 1, "user": "postgres", "database": "orders", "snapshot": "x"},
     "until": "2020-01-01T00:00:00+00:00",
@@ -32,6 +33,7 @@ SWEEPS: dict[str, Callable[[Path], object]] = {
     "those that were kept": kept_servers,
     "scratch servers of Redis": scratch.remove_leftovers,
     "scratch folders of files": proof.remove_scratch_folders,
+    "scratch folders of configuration": proving.remove_scratch_folders,
     "practices": practice.remove_leftovers,
 }
 
@@ -83,14 +85,14 @@ def test_what_other_users_have_left_is_passed_over_without_waiting_or_following(
     "sweep", [s for name, s in SWEEPS.items() if name not in ("those that were kept", "practices")]
 )
 def test_what_this_user_has_left_goes_all_the_same(tmp_path: Path, sweep) -> None:
-    for prefix in PREFIXES[:3]:
+    for prefix in PREFIXES[:4]:
         (tmp_path / f"{prefix}99999999-left").mkdir()
         (tmp_path / f"{prefix}99999999-left" / "lock").touch()
         os.utime(tmp_path / f"{prefix}99999999-left", (0, 0))
 
     sweep(tmp_path)
 
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_files_are_opened_only_when_they_are_plain_and_this_users(tmp_path: Path, monkeypatch) -> None:

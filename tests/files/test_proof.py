@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from lifeboat.attestation import Verdict, attestations_of, is_proven
+from lifeboat.configuration import proving
 from lifeboat.errors import NotProven
 from lifeboat.files import proof as files_proof
 from lifeboat.files.proof import PREFIX, prove_tree, remove_scratch_folders
@@ -116,12 +118,19 @@ def test_a_sample_is_proven_where_there_is_no_room(tree: Tree, tmp_path: Path) -
     assert any("Only a sample was restored" in note for note in proof.notes)
 
 
-def test_scratch_folders_of_killed_tests_are_removed(tmp_path: Path) -> None:
-    left, running = tmp_path / f"{PREFIX}99999999-x", tmp_path / f"{PREFIX}{os.getpid()}-x"
+@pytest.mark.parametrize(
+    ("prefix", "remove"),
+    [(PREFIX, remove_scratch_folders), (proving.PREFIX, proving.remove_scratch_folders)],
+    ids=["files", "configuration"],
+)
+def test_scratch_folders_of_killed_tests_are_removed(
+    tmp_path: Path, prefix: str, remove: Callable[[Path], tuple[str, ...]]
+) -> None:
+    left, running = tmp_path / f"{prefix}99999999-x", tmp_path / f"{prefix}{os.getpid()}-x"
     left.mkdir()
     running.mkdir()
 
-    assert remove_scratch_folders(tmp_path) == (left.name,)
+    assert remove(tmp_path) == (left.name,)
 
     assert not left.exists()
     assert running.exists()

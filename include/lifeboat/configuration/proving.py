@@ -18,10 +18,14 @@ from lifeboat.errors import (
     LifeboatError,
     RestoreFailed,
 )
+from lifeboat.own_files import remove_left
 from lifeboat.progress import PhaseClock, Report, count_text
 from lifeboat.proof import Proof, prove_copies
 from lifeboat.smoke import CheckResult
 from lifeboat.vault import Snapshot, Vault
+
+PREFIX = "lifeboat-configuration-"
+"""What the name of every scratch folder begins with; the process's number follows."""
 
 COMPARED = "files, symlinks and folders"
 """What the comparison is called among the checks."""
@@ -44,11 +48,18 @@ def prove_configuration(
     require_signing_key(vault)
     require_configuration(snapshot)
     clock, began, started = PhaseClock(report), datetime.now(UTC), time.monotonic()
+    scratch = base or _scratch_base()
+    remove_scratch_folders(scratch)
 
     def of_copy_in(name: str) -> Proof:
-        return _of_copy_in(vault, snapshot, name, base or _scratch_base(), clock, began)
+        return _of_copy_in(vault, snapshot, name, scratch, clock, began)
 
     return prove_copies(vault, snapshot, of_copy_in, repository, clock, began, started, Children())
+
+
+def remove_scratch_folders(base: Path | None = None) -> tuple[str, ...]:
+    """Remove what this user's restore tests that were killed have left, secrets among it; the names."""
+    return remove_left(base or _scratch_base(), PREFIX)
 
 
 def _of_copy_in(
@@ -57,7 +68,7 @@ def _of_copy_in(
     proof = Proof(snapshot, repository, began, clock.seconds)
     with clock.phase("read the archive"):
         archived = [entry for entry, _ in read_archive(vault.read(snapshot, ARTIFACT, repository=repository))]
-    with tempfile.TemporaryDirectory(prefix="lifeboat-proof-", dir=base) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=base) as scratch:
         folder = Path(scratch) / "restored"
         try:
             with clock.phase("restore"):

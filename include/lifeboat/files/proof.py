@@ -23,7 +23,7 @@ from lifeboat.files.index import index_of
 from lifeboat.files.placing import Place, owner_here
 from lifeboat.files.reading import read_extents
 from lifeboat.files.restore import check_files, restore_tree
-from lifeboat.own_files import own_folders
+from lifeboat.own_files import remove_left
 from lifeboat.progress import PhaseClock, Report, count_text, size_text
 from lifeboat.proof import Proof, prove_copies
 from lifeboat.smoke import CheckResult
@@ -190,13 +190,7 @@ class _Trial:
 
 def remove_scratch_folders(base: Path = BASE) -> tuple[str, ...]:
     """Remove what this user's restore tests that were killed have left; the names. Those that go on are left alone."""
-    removed = []
-    for folder in own_folders(base, PREFIX):
-        process = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if process.isdigit() and not Path("/proc", process).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            removed.append(folder.name)
-    return tuple(removed)
+    return remove_left(base, PREFIX)
 
 
 def _is_as_it_was(place: Place, entry: Entry, hash_key: bytes, links: dict[str, tuple[int, int]]) -> bool:

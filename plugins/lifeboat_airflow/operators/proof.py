@@ -11,6 +11,7 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from lifeboat.choosing import choose_snapshot, partial
+from lifeboat.configuration import proving
 from lifeboat.errors import SnapshotNotFound
 from lifeboat.files.proof import remove_scratch_folders
 from lifeboat.postgres.cluster import BASE, remove_leftovers
@@ -36,7 +37,7 @@ class RemoveScratchOperator(LifeboatOperator):
     def work(self, context: Context) -> None:
         """Remove it, and say what stays."""
         servers = remove_leftovers(BASE)
-        folders = [*remove_scratch_folders(), *practice.remove_leftovers()]
+        folders = [*remove_scratch_folders(), *proving.remove_scratch_folders(), *practice.remove_leftovers()]
         for what, names in {"server": servers, "folder": folders}.items():
             for name in names:
                 self.log.info("Removed: the scratch %s %s", what, name)
