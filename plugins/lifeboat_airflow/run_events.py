@@ -118,7 +118,9 @@ class Teller:
                 self.heard.pop((dag_id, run_id), None)
                 continue
             if _all_said(dag_id, run_id) and (state in ENDED or not _gathering(dag_id, run_id)):
-                self._tell(dag_id, run_id, heard.reason if heard else "")
+                # What cannot be told of one run keeps nothing back that is to be told of others.
+                if not _try(partial(self._tell, dag_id, run_id, heard.reason if heard else "")):
+                    continue
                 self._done.add(key)
                 if state in ENDED:
                     self.heard.pop((dag_id, run_id), None)
@@ -171,13 +173,15 @@ def main() -> None:
     teller.finish()
 
 
-def _try(step: Callable[[], None]) -> None:
+def _try(step: Callable[[], None]) -> bool:
     try:
         step()
     except Exception:
         # Whatever it is, such as a database that is away for a moment: what is not told now is told later.
         log.exception("Looking for what people are to be told failed; it is tried again.")
         time.sleep(POLL)
+        return False
+    return True
 
 
 def enter_run(

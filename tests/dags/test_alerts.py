@@ -171,6 +171,29 @@ def test_what_a_task_could_not_tell_is_told_at_the_end_of_its_run_once(
     assert len(entered(run)) == 1  # whoever was to tell it was killed: twice is better than never
 
 
+def test_what_cannot_be_told_now_is_told_at_the_next_look(
+    mail: MailServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail.answer = "554 never"
+    run = failed_run(tmp_path)
+    mail.answer = "250 OK"
+    for name, value in (("TAKING", timedelta(0)), ("POLL", 0.0)):
+        monkeypatch.setattr(run_events, name, value)
+    teller, file = run_events.Teller(), tmp_path / "platform.yaml"
+
+    file.write_text("platform: [broken")
+    teller.look()
+    teller.finish()
+    assert mail.mails == []
+    file.write_text(PLATFORM)
+    teller.look()
+    teller.look()
+    teller.finish()
+
+    told = [got for got in mail.mails if run.run_id in got.get_body(("plain",)).get_content()]
+    assert [got["Subject"] for got in told] == ["FAILED: failing: fail"]
+
+
 def test_a_failure_that_is_being_told_is_left_to_who_tells_it(
     mail: MailServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
