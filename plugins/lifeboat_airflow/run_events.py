@@ -109,6 +109,9 @@ class Teller:
 
     def look(self) -> None:
         """Tell of every run that has something to be told; of one that was heard of, when its end is written."""
+        # First of all: without a database, this process would wait for ever for what it has heard of.
+        now = time.monotonic()
+        self.heard = {run: heard for run, heard in self.heard.items() if heard.until > now}
         with create_session() as session:
             found = list(session.execute(_runs_to_look_at(self.heard)).tuples())
         for dag_id, run_id, state, clears in found:
@@ -124,8 +127,6 @@ class Teller:
                 self._done.add(key)
                 if state in ENDED:
                     self.heard.pop((dag_id, run_id), None)
-        now = time.monotonic()
-        self.heard = {run: heard for run, heard in self.heard.items() if heard.until > now}
 
     def finish(self) -> None:
         """Wait for all that is being sent."""

@@ -194,6 +194,23 @@ def test_what_cannot_be_told_now_is_told_at_the_next_look(
     assert [got["Subject"] for got in told] == ["FAILED: failing: fail"]
 
 
+def test_what_was_heard_of_is_waited_for_no_longer_than_it_may_take_also_without_a_database(
+    mail: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise OSError("the database is away")
+
+    monkeypatch.setattr(run_events, "create_session", away)
+    monkeypatch.setattr(run_events, "COMMITTED", 0.0)
+    teller = run_events.Teller()
+    teller.hear(b'{"state": "failed", "dag": "failing", "run": "of the test", "reason": ""}')
+
+    with pytest.raises(OSError, match="away"):
+        teller.look()
+
+    assert teller.heard == {}
+
+
 def test_a_failure_that_is_being_told_is_left_to_who_tells_it(
     mail: MailServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
