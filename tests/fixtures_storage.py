@@ -1,9 +1,13 @@
-"""Real storage servers, started once for all suites that ask for them."""
+"""Real storage servers, started once for all suites that ask for them; and what storage a run leaves, which is none."""
 
 from __future__ import annotations
 
+import contextlib
+import getpass
+import tempfile
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import boto3
 import pytest
@@ -15,6 +19,12 @@ from mypy_boto3_s3 import S3Client
 from demo import storage
 
 BUCKET = "vault"
+
+
+def pytest_unconfigure() -> None:
+    """Nothing stays of a run in which all have passed: pytest leaves an empty folder (`tmp_path_retention_policy`)."""
+    with contextlib.suppress(OSError, KeyError):
+        Path(tempfile.gettempdir(), f"pytest-of-{getpass.getuser()}").rmdir()
 
 
 @pytest.fixture(scope="session", autouse=True)
