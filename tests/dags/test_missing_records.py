@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from lifeboat_airflow.operators import recovery
 from lifeboat_airflow.operators.recovery import AssessOperator, CloseOperator, PrepareOperator, PutInPlaceOperator
 from tests.dags.airflow_home import ROOT
-from tests.dags.conftest import Place, RunDag, add_tree, back_up, dag_bag
+from tests.dags.conftest import Place, add_tree, dag_bag, parsed
 
 
 class Gone:
@@ -66,15 +67,16 @@ def test_every_task_that_needs_a_record_names_the_task_that_lost_it(place: Place
 
 
 @pytest.mark.slow
-def test_a_task_that_was_marked_as_successful_by_hand_stops_what_needs_its_record(
-    place: Place, run_dag: RunDag
-) -> None:
-    back_up("odd")
+def test_a_task_that_was_marked_as_successful_by_hand_stops_what_needs_its_record_at_once(place: Place) -> None:
+    dag = parsed("restore")
+    for task in dag.tasks:
+        task.retries, task.retry_delay = 3, timedelta(0)
 
-    run = run_dag("restore", mark_success_pattern="choose", database="odd", new_database="never")
+    run = dag.test(run_conf={"database": "odd", "new_database": "never"}, mark_success_pattern="choose")
 
-    states = {task.task_id: task.state for task in run.get_task_instances()}
-    assert (run.state, states["thaw"], states["restore_new"]) == ("failed", "failed", "upstream_failed")
+    tasks = {task.task_id: (task.state, task.try_number) for task in run.get_task_instances()}
+    assert run.state == "failed"
+    assert (tasks["thaw"], tasks["restore_new"][0]) == (("failed", 1), "upstream_failed")
 
 
 @pytest.mark.parametrize(

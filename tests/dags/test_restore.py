@@ -304,7 +304,8 @@ def test_an_approval_whose_task_is_cut_short_is_asked_for_once_more(
     changed: str, web: Any, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = cut_short_once(monkeypatch)
-    person = threading.Thread(target=lambda: [answer_with(web, answer) for answer in ("Approve", "Reject")])
+    answered = ("Approve", "Reject")
+    person = threading.Thread(target=lambda: [answer_with(web, answer) for answer in answered], daemon=True)
     person.start()
 
     run = with_tries().test(run_conf={"database": "odd", "to": IN_PLACE})
