@@ -8,6 +8,7 @@ from lifeboat.errors import LifeboatError
 
 EXPECTED = {
     "LifeboatError": 1,
+    "EndedFromOutside": 75,
     "SettingsError": 3,
     "KeyringError": 3,
     "RepositoryError": 1,

@@ -222,7 +222,8 @@ def test_a_live_database_of_another_name_is_refused(
     place: Place, snapshot: str, postgres: PostgresServer, databases: tuple[str, str]
 ) -> None:
     file = place.folder / "platform.yaml"
-    file.write_text(file.read_text().replace(f"database: {databases[1]}\n", f"database: {databases[0]}\n"))
+    others = file.read_text().replace(f"database: {databases[0]}\n", "database: postgres\n")
+    file.write_text(others.replace(f"database: {databases[1]}\n", f"database: {databases[0]}\n"))
 
     with pytest.raises(AirflowFailException, match=f"is of the database '{databases[1]}', not of '{databases[0]}'"):
         RestoreBesideOperator(task_id="beside", source="odd", snapshot=snapshot).execute(task_context())

@@ -51,8 +51,9 @@ def test_documentation_without_such_a_section_says_nothing() -> None:
 
 @pytest.mark.parametrize("file", sorted(DAGS.glob("*.py")), ids=lambda file: file.stem)
 def test_every_dag_of_the_project_has_a_text_that_can_be_found(file: Path) -> None:
-    docs = [k.value for k in ast.walk(ast.parse(file.read_text())) if isinstance(k, ast.keyword) and k.arg == "doc_md"]
-    [doc] = [ast.literal_eval(value) for value in docs]
+    keywords = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.keyword)]
+    [written] = [keyword.value for keyword in keywords if keyword.arg == "doc_md"]
+    doc = "".join(part.value for part in ast.walk(written) if isinstance(part, ast.Constant))
 
     named = [
         part for line in doc.splitlines() if line.startswith("* `") for part in line.split(":")[0].split("`")[1::2]
