@@ -6,19 +6,20 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
-# A file's tests stay together, since they share servers; every process has servers of its own, some 1 GB. One process
-# more than there are cores, since tests also wait; tests/conftest.py says which files are begun first.
-WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
-PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Root is told nothing of what others may not do: an ordinary user runs the live tests in its stead, and some once more.
 IS_ROOT := $(filter 0,$(shell id -u))
+# A file's tests stay together, since they share servers; every process has servers of its own, some 1 GB. One process
+# more than there are cores, since tests also wait; of root's two parts, which run side by side, each has one less.
+# tests/conftest.py says which files are begun first.
+WORKERS := $(shell cores=$$(nproc); echo $$(((cores < 4 ? cores + 1 : 4) - $(if $(IS_ROOT),1,0))))
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 export PYTHONPATH := $(CURDIR)/include
 # Hundreds of processes are started; each would compile every module again where this is set.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- setting up -----------------------------------------------------------------------------------------------------
 
@@ -52,8 +53,16 @@ clean: ## End what runs, and remove everything that was built
 
 .PHONY: test
 test: setup ## Run every test, on real servers the tests start themselves
-	$(BIN)/python $(PYTEST) $(if $(IS_ROOT),-m "not live")
-	$(if $(IS_ROOT),$(BIN)/python -m demo.ordinary tests $(PYTEST) -m "live or ordinary")
+	$(if $(IS_ROOT),$(MAKE) --jobs=2 --keep-going --output-sync=line test-by-root test-by-nobody,$(BIN)/python $(PYTEST))
+
+# Live tests mostly wait, so others are run beside them.
+.PHONY: test-by-root
+test-by-root: setup ## The part of it that root runs, where root asks
+	$(BIN)/python $(PYTEST) -m "not live"
+
+.PHONY: test-by-nobody
+test-by-nobody: setup ## The part that an ordinary user runs then: live tests, and once more those of restores
+	$(BIN)/python -m demo.ordinary tests $(PYTEST) -m "live or ordinary"
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that take seconds

@@ -29,6 +29,7 @@ def platform(tmp_path: Path) -> Iterator[Doomed]:
         yield made
 
 
+@pytest.mark.ordinary
 def test_a_platform_that_burnt_down_is_brought_back_from_a_terminal_and_everybody_told(platform: Doomed) -> None:
     before = platform.whole()
     assert platform.web("smoke").returncode == 0
