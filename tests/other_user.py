@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 
 NOBODY = 65534
+SOMEBODY_ELSE = os.geteuid() + 1
 
 
 def as_other_user(act: Callable[[], Iterable[str]]) -> list[str]:

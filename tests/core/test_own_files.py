@@ -20,7 +20,7 @@ from lifeboat.postgres.kept_server import kept_servers
 from lifeboat.record_cache import RecordCache
 from lifeboat.recovery import practice
 from lifeboat.redis_source import scratch
-from tests.other_user import NOBODY, as_other_user
+from tests.other_user import NOBODY, SOMEBODY_ELSE, as_other_user
 
 AS_ROOT = os.geteuid() == 0
 PREFIXES = ("lifeboat-postgres-", "lifeboat-redis-", proof.PREFIX, proving.PREFIX, "lifeboat-practice-")
@@ -52,7 +52,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         assert as_other_user(lambda: put_in_the_way(folder)) == ["done"]
         with monkeypatch.context() as eyes:
             if not AS_ROOT:
-                eyes.setattr(os, "geteuid", lambda: NOBODY)
+                eyes.setattr(os, "geteuid", lambda: SOMEBODY_ELSE)
             yield folder
 
 

@@ -45,7 +45,7 @@ from lifeboat.snapshot import Kind
 from lifeboat.vault import Member, Vault
 from tests.core.storage_faults import FailingRepository
 from tests.fixtures_postgres import PROGRAMS, new_name
-from tests.other_user import NOBODY
+from tests.other_user import SOMEBODY_ELSE
 from tests.processes import children_of, wait_until
 from tests.proof.conftest import INSTALLED, KEYRING, NOW, Place
 
@@ -547,7 +547,7 @@ def test_a_kept_scratch_server_is_left_alone_until_its_time_is_over_and_then_rem
 
     process, record = postmaster(kept.folder), kept.folder / "kept.json"
     with monkeypatch.context() as another_user:
-        another_user.setattr(os, "geteuid", lambda: NOBODY)
+        another_user.setattr(os, "geteuid", lambda: SOMEBODY_ELSE)
         assert kept_servers(place.scratch) == ()
         assert cluster.remove_leftovers(place.scratch) == ()
     over = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
