@@ -53,7 +53,7 @@ clean: ## End what runs, and remove everything that was built
 
 .PHONY: test
 test: setup ## Run every test, on real servers the tests start themselves
-	$(if $(IS_ROOT),$(MAKE) --jobs=2 --keep-going --output-sync=line test-by-root test-by-nobody,$(BIN)/python $(PYTEST))
+	$(if $(IS_ROOT),$(MAKE) --jobs=2 --keep-going test-by-root test-by-nobody,$(BIN)/python $(PYTEST))
 
 # Live tests mostly wait, so others are run beside them.
 .PHONY: test-by-root
