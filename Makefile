@@ -9,10 +9,9 @@ LOCK := UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip compile --quiet --universal --py
 # Root is told nothing of what others may not do: an ordinary user runs the live tests in its stead, and some once more.
 IS_ROOT := $(filter 0,$(shell id -u))
 # A file's tests stay together, since they share servers; every process has servers of its own, some 1 GB. One process
-# more than there are cores, since tests also wait; of root's two parts, which run side by side, each has one less.
-# tests/conftest.py says which files are begun first.
-WORKERS := $(shell cores=$$(nproc); echo $$(((cores < 4 ? cores + 1 : 4) - $(if $(IS_ROOT),1,0))))
-PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# more than there are cores, since tests also wait; tests/conftest.py says which files are begun first.
+WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+PYTEST := -m pytest --dist loadfile --no-loadscope-reorder
 export PYTHONPATH := $(CURDIR)/include
 # Hundreds of processes are started; each would compile every module again where this is set.
 unexport PYTHONDONTWRITEBYTECODE
@@ -53,20 +52,20 @@ clean: ## End what runs, and remove everything that was built
 
 .PHONY: test
 test: setup ## Run every test, on real servers the tests start themselves
-	$(if $(IS_ROOT),$(MAKE) --jobs=2 --keep-going test-by-root test-by-nobody,$(BIN)/python $(PYTEST))
+	$(if $(IS_ROOT),$(MAKE) --jobs=2 --keep-going test-by-root test-by-nobody,$(BIN)/python $(PYTEST) -n $(WORKERS))
 
-# Live tests mostly wait, so others are run beside them.
+# Live tests mostly wait, so others are run beside them: in one process those that share an Airflow, the rest in another.
 .PHONY: test-by-root
 test-by-root: setup ## The part of it that root runs, where root asks
-	$(BIN)/python $(PYTEST) -m "not live"
+	$(BIN)/python $(PYTEST) -n $(WORKERS) -m "not live"
 
 .PHONY: test-by-nobody
 test-by-nobody: setup ## The part that an ordinary user runs then: live tests, and once more those of restores
-	$(BIN)/python -m demo.ordinary tests $(PYTEST) -m "live or ordinary"
+	$(BIN)/python -m demo.ordinary tests $(PYTEST) -n 2 -m "live or ordinary"
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that take seconds
-	$(BIN)/python $(PYTEST) -m "not slow"
+	$(BIN)/python $(PYTEST) -n $(WORKERS) -m "not slow"
 
 .PHONY: lint
 lint: setup ## Check format, style and types

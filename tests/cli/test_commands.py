@@ -23,10 +23,9 @@ from tests.cli.conftest import Place, damage, postgres_uri
 from tests.fixtures_postgres import PROGRAMS, new_name
 from tests.processes import children_of, wait_until
 
-pytestmark = pytest.mark.ordinary
-
 
 @pytest.mark.slow
+@pytest.mark.ordinary
 def test_everything_is_restored_with_the_command_line_alone(place: Place, postgres: PostgresServer) -> None:
     made = place.run_alone("init")
     assert "form the vault" in made.out

@@ -37,7 +37,7 @@ from tests.in_place.conftest import (
     make_receivables,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
+pytestmark = pytest.mark.slow
 
 SPOILED = "SELECT count(*) FROM orders WHERE note = 'spoiled'"
 

@@ -29,7 +29,7 @@ from tests.in_place.conftest import (
     make_receivables,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
+pytestmark = pytest.mark.slow
 
 QUOTED = 'Table with "quotes", dots. and ünïcode'
 PAYMENTS = {"app.payments_2025", "app.payments 2026", "app.payments_rest"}

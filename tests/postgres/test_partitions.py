@@ -16,8 +16,6 @@ from lifeboat.postgres.restore import look_into
 from tests.fixtures_postgres import MAJORS, Clusters, new_name
 from tests.postgres.artifacts import Kept, restore
 
-pytestmark = pytest.mark.ordinary
-
 # What a value of an enumeration hashes to is its oid, which is another in every database.
 BY_MOOD = """
     CREATE SCHEMA "Odd One";

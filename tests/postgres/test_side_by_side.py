@@ -15,8 +15,6 @@ from lifeboat.postgres.restore import OpenArtifact, RestoreReport, restore_datab
 from tests.fixtures_postgres import new_name
 from tests.postgres.artifacts import Kept
 
-pytestmark = pytest.mark.ordinary
-
 # What a materialized view holds is computed by the session that restores it.
 SCRIPT = """
     CREATE TABLE larger (n int PRIMARY KEY, name text);

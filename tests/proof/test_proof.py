@@ -49,7 +49,7 @@ from tests.other_user import SOMEBODY_ELSE
 from tests.processes import children_of, wait_until
 from tests.proof.conftest import INSTALLED, KEYRING, NOW, Place
 
-pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
+pytestmark = pytest.mark.slow
 
 RIGHT = SmokeChecks(sql=(SqlCheck("orders are there", "SELECT count(*) FROM orders", 2000),))
 
@@ -61,6 +61,7 @@ def said_of(place: Place) -> list[tuple[str, str | None]]:
 # ---- proven ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ordinary
 def test_a_whole_snapshot_is_proven_on_a_scratch_server_that_goes_again(place: Place) -> None:
     proof = place.prove_on_scratch(checks=RIGHT)
 
@@ -513,6 +514,7 @@ def orders_in(kept: KeptServer) -> int:
 
 
 @pytest.mark.usefixtures("kept_go")
+@pytest.mark.ordinary
 def test_a_kept_scratch_server_outlives_its_restore_test_and_all_are_told_how_to_look_into_it(place: Place) -> None:
     with proving(place, keep_hours="1", lasts=0) as process:
         said = process.communicate()[0]
