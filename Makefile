@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-LOCK := UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
+LOCK := UV_PYTHON_DOWNLOADS=never $(BIN)/uv pip compile --system-certs --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
 # Root is told nothing of what others may not do: an ordinary user runs the live tests in its stead, and some once more.
 IS_ROOT := $(filter 0,$(shell id -u))
 # A file's tests stay together, since they share servers; every process has servers of its own, some 1 GB. One process

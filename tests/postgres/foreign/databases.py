@@ -94,7 +94,20 @@ def _programs_of_others() -> Path:
             ours = os.environ | {"UV_PYTHON_DOWNLOADS": "never"}
             _run([BESIDE / "uv", "venv", "--quiet", "--clear", "--python", sys.executable, folder], ours)
             python = folder / "bin" / "python"
-            _run([BESIDE / "uv", "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK_FILE], ours)
+            _run(
+                [
+                    BESIDE / "uv",
+                    "pip",
+                    "sync",
+                    "--system-certs",
+                    "--quiet",
+                    "--python",
+                    python,
+                    "--require-hashes",
+                    LOCK_FILE,
+                ],
+                ours,
+            )
             installed.write_text(LOCK_FILE.read_text())
     return folder / "bin"
 
