@@ -225,7 +225,7 @@ def ensure_azurite() -> Path:
             done = subprocess.run(
                 command,
                 cwd=folder,
-                env=os.environ | {"PATH": path, "TMPDIR": str(_folder(folder / "tmp"))},
+                env=os.environ | {"PATH": path, "TMPDIR": str(_folder(folder / "tmp")), "NODE_USE_SYSTEM_CA": "1"},
                 capture_output=True,
                 text=True,
                 check=False,
