@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from xdist.scheduler.loadfile import LoadFileScheduling
 
-from tests.processes import be_not_dumpable
+from tests.processes import be_dumpable
 
 pytest_plugins = [
     "tests.fixtures_postgres",
@@ -34,7 +34,7 @@ LONGEST_FIRST = (
 
 def pytest_configure() -> None:
     """Test as a task of Airflow works. Root sees no difference: an ordinary user repeats what is marked `ordinary`."""
-    be_not_dumpable()
+    be_dumpable(False)
 
 
 class ByFile(LoadFileScheduling):

@@ -67,9 +67,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def be_not_dumpable() -> None:
-    """Let only root see this process's open files from another one, as Airflow has its tasks be (prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+def be_dumpable(dumpable: bool) -> None:
+    """Whether others than root may look into this process; Airflow lets nobody look into its tasks (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 _PR_SET_DUMPABLE = 4
