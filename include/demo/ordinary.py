@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.storage import ServerFailed
+from lifeboat.own_files import is_own_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 USER = "nobody"
@@ -66,7 +67,7 @@ def is_root() -> bool:
 def find_workplace(purpose: str) -> Workplace | None:
     """The workplace that was made for this purpose and is still there."""
     folder = _folder(purpose)
-    return Workplace(folder, _python(folder)) if folder.is_dir() and folder.stat().st_uid == 0 else None
+    return Workplace(folder, _python(folder)) if is_own_folder(folder) else None
 
 
 def make_workplace(purpose: str) -> Workplace:
@@ -94,7 +95,7 @@ def make_workplace(purpose: str) -> Workplace:
 def remove_workplace(purpose: str) -> None:
     """Remove what was made for this purpose; nothing that is not root's. May be repeated."""
     folder = _folder(purpose)
-    if folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == 0:
+    if is_own_folder(folder):
         shutil.rmtree(folder)
 
 

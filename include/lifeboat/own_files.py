@@ -61,7 +61,12 @@ def make_folders(folder: Path) -> None:
         folder.mkdir(0o700)
         if os.geteuid() == 0:
             above = folder.parent.stat()
-            os.chown(folder, above.st_uid, above.st_gid, follow_symlinks=False)
+            # By its descriptor: the owner of the one above could have put something else in its place meanwhile.
+            made = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchown(made, above.st_uid, above.st_gid)
+            finally:
+                os.close(made)
 
 
 def make_file(path: Path, flags: int) -> int:

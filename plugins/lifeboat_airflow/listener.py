@@ -36,6 +36,7 @@ def on_starting(component: object) -> None:
         try:
             _keep_beside()
         except Exception:
+            # Whatever it is: the scheduler must begin all the same.
             log.exception("The process that tells people could not be started; it is tried again with the next run.")
 
 

@@ -97,9 +97,9 @@ def _act(seen: _Seen, file: Path) -> list[tuple[Platform, Telling, int]]:
 def _keep(session: Session, kept: Variable | None, text: str) -> None:
     if kept is None:
         about = "What platform.yaml said when it was right last. Lifeboat writes it, and reads it while it is wrong."
-        session.add(Variable(key=VARIABLE, val=text, description=about))  # type: ignore[no-untyped-call]
+        session.add(Variable(key=VARIABLE, val=text, description=about))  # type: ignore[no-untyped-call]  # Airflow's
     else:
-        kept.set_val(text)  # type: ignore[no-untyped-call]
+        kept.set_val(text)  # type: ignore[no-untyped-call]  # Airflow's
 
 
 def _telling(session: Session, platform: Platform, fault: str) -> Telling | None:

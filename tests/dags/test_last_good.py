@@ -129,7 +129,7 @@ def test_where_none_was_ever_right_nobody_can_be_told_and_the_mistake_is_the_err
 
     assert [watch.look(), watch.look()] == [[], []]
     with pytest.raises(SettingsError, match=r"platform\.yaml:2 is not YAML"):
-        PlatformHook().platform.platform  # noqa: B018
+        _ = PlatformHook().platform
 
 
 @pytest.mark.slow
