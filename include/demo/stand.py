@@ -250,7 +250,7 @@ def airflow(
         with_triggerer = scheduled_runs if triggerer is None else triggerer
         for name in ("scheduler", "dag-processor", *(["triggerer"] if with_triggerer else [])):
             stack.enter_context(component(made, name))
-        await_ready(lambda: _ready(made), server, home / "api-server.log", within=180)
+        await_ready(lambda: _ready(made, dags), server, home / "api-server.log", within=300)
         yield made
 
 
@@ -299,13 +299,14 @@ def _airflow_settings(
     }
 
 
-def _ready(airflow: Airflow) -> bool:
-    """Whether scheduler and DAG processor are at work, and the DAGs are known."""
+def _ready(airflow: Airflow, dags: Path) -> bool:
+    """Whether scheduler and DAG processor are at work, and the DAGs of every file are known."""
     try:
         health = httpx.get(f"{airflow.url}/api/v2/monitor/health", timeout=5).json()
         if any(health[component]["status"] != "healthy" for component in ("scheduler", "dag_processor")):
             return False
-        return bool(airflow.request("GET", "/dags", params={"tags": "lifeboat"})["dags"])
+        known = {Path(dag["fileloc"]).name for dag in airflow.request("GET", "/dags", params={"limit": 100})["dags"]}
+        return {file.name for file in dags.glob("*.py")} <= known
     except (httpx.HTTPError, ValueError, KeyError):
         return False
 
