@@ -45,7 +45,7 @@ down: setup ## End what `make up` has started
 
 .PHONY: clean
 clean: ## End what runs, and remove everything that was built
-	if [ -x $(BIN)/python ]; then $(BIN)/python -m demo down; fi
+	if [ -x $(BIN)/python ]; then $(BIN)/python -m demo down && $(BIN)/python -m demo.ordinary demo; fi
 	rm -rf $(VENV) .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # ---- checking -------------------------------------------------------------------------------------------------------

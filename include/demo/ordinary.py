@@ -134,8 +134,14 @@ def _as_user() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python -m demo.ordinary PURPOSE ARGUMENTS…`: the interpreter with these arguments, by an ordinary user."""
+    """`python -m demo.ordinary PURPOSE ARGUMENTS…`: the interpreter with these arguments, by an ordinary user.
+
+    Without arguments, what a failed run for that purpose has left is removed.
+    """
     purpose, *rest = arguments
+    if not rest:
+        remove_workplace(purpose)
+        return 0
     if not is_root():
         os.execv(sys.executable, [sys.executable, *rest])  # noqa: S606 - the same interpreter
     with workplace(purpose) as place:
