@@ -28,8 +28,12 @@ from demo.stand import DATABASE, ROOT, Platform, airflow, application, platform,
 from demo.storage import ServerFailed, free_ports
 from demo.uploads import tree_contents
 from demo.webapp import PASSWORD
-from lifeboat.connections import read_env_file
+from lifeboat.assembly import open_vault
+from lifeboat.connections import connections_in, read_env_file
 from lifeboat.errors import LifeboatError
+from lifeboat.recovery import practice
+from lifeboat.recovery.journal import incidents
+from lifeboat.settings import load_platform
 
 FOLDER = ROOT / ".demo"
 DAGS = ("nightly_database_backup", "daily_file_sync", "redis_backup", "config_archive")
@@ -68,6 +72,7 @@ def serve() -> int:
         mail_catcher(folder / "mail") as smtp,
         platform(folder, smtp=smtp) as stand,
         application(stand) as login,
+        _without_practices(stand),
         airflow(stand, scheduled_runs=True) as web,
     ):
         record = {"pid": os.getpid(), "url": web.url, "user": web.user, "password": web.password}
@@ -142,6 +147,17 @@ def by_an_ordinary_user(command: str) -> int:
     if status == 0 and command != "up":
         remove_workplace(purpose)
     return status
+
+
+@contextlib.contextmanager
+def _without_practices(stand: Platform) -> Iterator[None]:
+    """Remove at the end what practices that Airflow was at have made: their servers outlive whoever started them."""
+    try:
+        yield
+    finally:
+        lookup = connections_in(read_env_file(stand.folder / ".env"))
+        for incident in incidents(open_vault(load_platform(stand.folder / "platform.yaml"), lookup)):
+            practice.remove(incident.id)
 
 
 def _python() -> str:

@@ -66,7 +66,7 @@ def make_targets(case: Case, assessment: Assessment) -> None:
         )
     # As durable as a real one, so that the time it takes is what a real recovery takes.
     with TemporaryCluster(able[0], settings={"fsync": "on"}, base=_base(case)) as cluster:
-        kept = cluster.keep(datetime.now(UTC) + KEEP, database="postgres", snapshot=_mark(case))
+        kept = cluster.keep(datetime.now(UTC) + KEEP, database="postgres", snapshot=_mark(case.incident))
     case.means.report(f"{kept}")
 
 
@@ -102,12 +102,17 @@ def as_gone(component: Component) -> Component:
 
 def clear(case: Case) -> tuple[str, ...]:
     """Remove the scratch server and folders of a practice; their names. May be repeated."""
+    return remove(case.incident, _base(case))
+
+
+def remove(incident: str, base: Path = BASE) -> tuple[str, ...]:
+    """The same by the incident's id, for one that nobody goes on with."""
     removed = []
-    for kept in kept_servers(_base(case)):
-        if kept.snapshot == _mark(case):
+    for kept in kept_servers(base):
+        if kept.snapshot == _mark(incident):
             remove_kept(kept)
             removed.append(kept.name)
-    folder = _folder(case)
+    folder = base / f"{_PREFIX}{incident}"
     if is_own_folder(folder):
         shutil.rmtree(folder, ignore_errors=True)
         removed.append(folder.name)
@@ -129,7 +134,7 @@ def remove_leftovers(base: Path = BASE) -> tuple[str, ...]:
 
 
 def _server(case: Case) -> KeptServer | None:
-    fitting = (kept for kept in kept_servers(_base(case)) if kept.snapshot == _mark(case) and kept.running)
+    fitting = (kept for kept in kept_servers(_base(case)) if kept.snapshot == _mark(case.incident) and kept.running)
     return next(fitting, None)
 
 
@@ -151,5 +156,5 @@ def _folder(case: Case) -> Path:
     return _base(case) / f"{_PREFIX}{case.incident}"
 
 
-def _mark(case: Case) -> str:
-    return f"practice {case.incident}"
+def _mark(incident: str) -> str:
+    return f"practice {incident}"
