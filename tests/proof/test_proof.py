@@ -417,6 +417,7 @@ def test_a_proof_that_is_ended_from_outside_says_nothing_of_the_snapshot(place: 
 def test_a_proof_whose_restore_program_is_killed_says_nothing_of_the_snapshot(place: Place) -> None:
     def kill(artifact: str, count: int) -> None:
         if artifact == "dump":
+            wait_until(lambda: children_of(os.getpid(), "pg_restore") != [])  # it is not yet itself when it is started
             for process in children_of(os.getpid(), "pg_restore"):
                 os.kill(process, signal.SIGKILL)
 
