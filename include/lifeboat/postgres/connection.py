@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from lifeboat.errors import LifeboatError, SourceError, SourceRefused, SourceUnavailable
+from lifeboat.postgres.faults import errors_explained
 
 Connection = psycopg.Connection[Any]
 
@@ -78,15 +77,6 @@ def database_argument(database: str) -> str:
     return make_conninfo(dbname=database)
 
 
-@contextmanager
-def errors_explained(server: PostgresServer, database: str) -> Iterator[None]:
-    """Turn psycopg's errors into ours, which name server and database and never the password."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise _explained(error, server, database) from error
-
-
 def identifier(*parts: str) -> sql.Identifier:
     """A quoted, qualified name."""
     return sql.Identifier(*parts)
@@ -104,32 +94,3 @@ _ENVIRONMENT = {
     "target_session_attrs": "PGTARGETSESSIONATTRS",
     "passfile": "PGPASSFILE",
 }
-
-
-def _explained(error: psycopg.Error, server: PostgresServer, database: str) -> LifeboatError:
-    place = f"{server}, database {database!r}"
-    text = " ".join(str(error).split())
-    if _is(error, errors.InvalidPassword, errors.InvalidAuthorizationSpecification) or _REFUSED.search(text):
-        return SourceRefused(
-            f"{place} refuses the login: {text}", hint="Correct user and password of the connection, or pg_hba.conf."
-        )
-    if _is(error, errors.InvalidCatalogName) or re.search(r'database ".*" does not exist', text):
-        return SourceRefused(
-            f"There is no database {database!r} on {server}.", hint="Correct its name in platform.yaml."
-        )
-    if _is(error, errors.InsufficientPrivilege):
-        return SourceRefused(f"{place}: {text}", hint=f"Grant {server.user} the privilege it lacks.")
-    if _is(error, errors.LockNotAvailable):
-        return SourceUnavailable(f"{place}: {text}", hint="Somebody holds a lock on a table; see pg_locks there.")
-    if _is(error, errors.OperationalError, psycopg.OperationalError, psycopg.InterfaceError):
-        return SourceUnavailable(f"{place} does not answer: {text}", hint="Is it running, and reachable from here?")
-    return SourceError(f"{place}: {text}", hint="See the server's log.")
-
-
-_REFUSED = re.compile(
-    r"password authentication failed|no password supplied|no pg_hba\.conf entry|role \".*\" does not exist"
-)
-
-
-def _is(error: psycopg.Error, *kinds: type[psycopg.Error]) -> bool:
-    return isinstance(error, kinds)

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from lifeboat.children import Children, Failure, how_it_ended, output_of
 from lifeboat.errors import ClientMissing, DumpFailed, LifeboatError, SourceRefused
-from lifeboat.postgres.connection import Connection, PostgresServer, database_argument, errors_explained
+from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
 from lifeboat.postgres.evidence import (
     Evidence,
     TableEvidence,
@@ -28,6 +28,7 @@ from lifeboat.postgres.evidence import (
     read_sequences,
     tables_to_read,
 )
+from lifeboat.postgres.faults import errors_explained
 from lifeboat.postgres.programs import SUPPORTED, Programs, programs_for_dump
 from lifeboat.postgres.selection import EVERYTHING, Selection
 from lifeboat.postgres.waiting import telling_of_locks
