@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,30 @@ def test_a_tree_is_extracted_as_it_was(tree: Tree, stranger: Stranger) -> None:
     stranger.run("extract", tree.folder / "repository", "uploads", "--keys", tree.folder / "keys", "--to", "out")
 
     assert picture(stranger.folder / "out") == picture(tree.root)
+
+
+def test_what_is_at_its_extremes_is_extracted_too(tree: Tree, stranger: Stranger) -> None:
+    for path in tree.root.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    os.utime(tree.write("dated"), ns=(9_300_000_000 * 10**9, 9_300_000_000 * 10**9))
+    os.setxattr(tree.write("odd"), b"user.\xff", b"value")
+    os.mkfifo(tree.root / "pipe")
+    (tree.root / "link").symlink_to("nowhere")
+    for name in ("pipe", "link"):
+        os.link(tree.root / name, tree.root / f"other {name}", follow_symlinks=False)
+    with tree.write("sparse").open("wb") as file:
+        file.truncate(2**43)  # no file system of the tests has fewer
+    tree.back_up()
+
+    stranger.run("files", tree.folder / "repository", "uploads", "--keys", tree.folder / "keys")
+    stranger.run("extract", tree.folder / "repository", "uploads", "--keys", tree.folder / "keys", "--to", "out")
+
+    out = stranger.folder / "out"
+    assert (out / "dated").stat().st_mtime_ns == (tree.root / "dated").stat().st_mtime_ns
+    assert os.getxattr(out / "odd", b"user.\xff") == b"value"
+    assert (out / "sparse").stat().st_size == 2**43
+    for name in ("pipe", "link"):
+        assert (out / name).lstat().st_ino == (out / f"other {name}").lstat().st_ino
 
 
 def test_chosen_files_are_listed_and_extracted(tree: Tree, stranger: Stranger) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lifeboat.cli.exit_codes import BROKEN, FAILED, exit_code
 from lifeboat.errors import RestoreFailed, SealBroken, SettingsError
 from lifeboat.files.compare import differences, entries_in, find_entries
 from lifeboat.files.entries import read_entry
@@ -153,8 +154,18 @@ def test_a_lost_pack_costs_its_files_and_no_others(tmp_path: Path) -> None:
     whole = picture(tree.root)
     del whole[b"/large.bin"]
     assert picture(tmp_path / "restored") == whole
-    with pytest.raises(RestoreFailed, match=r"1 of \d+ things could not be restored"):
+    with pytest.raises(RestoreFailed, match=r"1 of \d+ things could not be restored") as raised:
         done.raise_faults()
+    assert exit_code(raised.value) == BROKEN
+
+
+def test_contents_that_no_repository_gives_today_are_not_called_damaged(tree: Tree, tmp_path: Path) -> None:
+    done = TreeRestore(tmp_path, files=1, faults={"one": "No answer."}, lost=["one"])
+
+    with pytest.raises(RestoreFailed) as raised:
+        done.raise_faults()
+
+    assert exit_code(raised.value) == FAILED
 
 
 def test_a_restore_that_fails_leaves_no_folder(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1002,18 +1002,21 @@ def extract_entries(
     left = {number: len(entry.get("pieces", ())) for number, entry in enumerate(entries)}
     for number, entry in enumerate(entries):
         path = target / os.fsdecode(path_of(entry))
-        if entry["type"] == "folder":
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        elif entry["type"] == "file" and "fault" in entry:
+        if "fault" in entry and entry["type"] != "folder":
             lost[number] = f"it was not read: {entry['fault']}"
-        elif entry["type"] == "file":
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.truncate(entry["size"])
+            continue
+        if "fault" in entry or "lacking" in entry:
+            remark(f"{shown(path_of(entry))}: it was not read whole: {entry.get('fault') or entry['lacking']}")
+        try:
+            begin_entry(entry, path)
+        except OSError as error:
+            lost[number] = str(error.strerror)
     for pack, pieces in sorted(pieces_by_pack(entries).items()):
         try:
             for piece, data in pieces_in(place, snapshot, keys, index, pack, pieces):
                 for number, position in pieces[piece] if data is not None else ():
+                    if number in lost:
+                        continue
                     path = target / os.fsdecode(path_of(entries[number]))
                     write_at(path, entries[number], position, data or b"")
                     left[number] -= 1
@@ -1021,20 +1024,30 @@ def extract_entries(
             raise
         except Refused as refusal:
             complain(refusal)  # what came before is authentic; the rest of this pack is lost
-    lost = {number: "some of its contents are lost" for number in left if left[number]} | lost
+    lost = {number: "some of its contents are lost" for number in left if left[number]} | lost  # the first cause
     links: dict[str, Path] = {}
     for number in reversed(range(len(entries))):  # what is in a folder before the folder, whose time it changes
         path = target / os.fsdecode(path_of(entries[number]))
-        if number in lost:
-            path.unlink(missing_ok=True)
-        else:
-            try:
+        try:
+            if number not in lost:
                 finish_entry(entries[number], path, links)
-            except OSError as error:
-                lost[number] = str(error.strerror)
+            elif entries[number]["type"] == "file":
+                path.unlink(missing_ok=True)
+        except (OSError, OverflowError) as error:
+            lost.setdefault(number, str(getattr(error, "strerror", error)))
     for number, reason in sorted(lost.items()):
         complain(Refused(f"{shown(path_of(entries[number]))}: {reason}"))
     return len(lost)
+
+
+def begin_entry(entry: dict[str, Any], path: Path) -> None:
+    """Make a folder, or a file of the size it had, with nothing in it yet."""
+    if entry["type"] == "folder":
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif entry["type"] == "file":
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.truncate(entry["size"])
 
 
 def write_at(path: Path, entry: dict[str, Any], position: int, data: bytes) -> None:
@@ -1052,6 +1065,10 @@ def finish_entry(entry: dict[str, Any], path: Path, links: dict[str, Path]) -> N
     """Make what is neither file nor folder, and give owner, mode and time back as far as this user may."""
     kind = entry["type"]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if "link" in entry and kind in ("file", "symlink", "fifo") and links.setdefault(entry["link"], path) != path:
+        path.unlink(missing_ok=True)
+        os.link(links[entry["link"]], path, follow_symlinks=False)
+        return
     if kind == "symlink":
         path.symlink_to(os.fsdecode(path_of(entry, "target")))
     elif kind == "fifo":
@@ -1059,19 +1076,17 @@ def finish_entry(entry: dict[str, Any], path: Path, links: dict[str, Path]) -> N
     elif kind not in ("file", "folder"):
         remark(f"{shown(path_of(entry))}: a {kind} is not made; its program does that.")
         return
-    elif "link" in entry and links.setdefault(entry["link"], path) != path:
-        path.unlink()
-        os.link(links[entry["link"]], path)
-        return
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         os.chown(path, entry["uid"], entry["gid"], follow_symlinks=False)
+    named = {name.encode(): value for name, value in entry.get("xattrs", {}).items()}
+    named |= {base64.b64decode(name): value for name, value in entry.get("xattrs64", {}).items()}
+    for name, value in named.items():
+        try:
+            os.setxattr(path, name, base64.b64decode(value), follow_symlinks=False)
+        except (OSError, AttributeError) as error:
+            remark(f"{shown(path_of(entry))}: the attribute {shown(name)} could not be set: {error}")
     if kind != "symlink":
         path.chmod(entry["mode"])
-        for name, value in entry.get("xattrs", {}).items():
-            try:
-                os.setxattr(path, name, base64.b64decode(value))
-            except (OSError, AttributeError) as error:
-                remark(f"{shown(path_of(entry))}: the attribute {name} could not be set: {error}")
     if kind != "symlink" or os.utime in os.supports_follow_symlinks:
         os.utime(path, ns=(entry["mtime"], entry["mtime"]), follow_symlinks=False)
 

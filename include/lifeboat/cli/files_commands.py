@@ -170,7 +170,7 @@ def restore_files(
         if done.right:
             say(f"Right already: {done.right:,} files and links.")
     done.raise_faults()
-    incomplete = done.damaged or any("not in the snapshot" in note for note in done.notes)
+    incomplete = done.damaged or done.differing or any("not in the snapshot" in note for note in done.notes)
     raise typer.Exit(DEGRADED if incomplete else OK)
 
 

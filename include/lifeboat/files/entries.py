@@ -60,7 +60,7 @@ class Entry:
 
     `link` is the same for all names of one file. `extents` are those of a sparse file, whose pieces follow one another
     in them. `fault` says why its contents are not there, or not as they should be: `changed` is true when they were
-    being written while they were read.
+    being written while they were read. `lacking` says what else of it is not there.
     """
 
     path: bytes
@@ -77,15 +77,15 @@ class Entry:
     link: str | None = None
     extents: tuple[Extent, ...] | None = None
     device: tuple[int, int] = (0, 0)
-    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    xattrs: Mapping[bytes, bytes] = field(default_factory=dict)
     changed: bool = False
     fault: str = ""
+    lacking: str = ""
 
     @property
     def name(self) -> str:
         """The path for people: bytes that are no UTF-8, and what a terminal would act on, are escaped."""
-        text = os.fsdecode(self.path) or "."
-        return "".join(c if c.isprintable() else _escaped(c) for c in text)
+        return for_people(self.path) or "."
 
     @property
     def contents(self) -> tuple[Any, ...]:
@@ -97,6 +97,12 @@ class Entry:
     def properties(self) -> tuple[Any, ...]:
         """What differs when anything else of it does that a restore puts back."""
         return self.mode, self.uid, self.gid, self.mtime, tuple(sorted(self.xattrs.items()))
+
+
+def for_people(path: bytes) -> str:
+    """Bytes as they may be shown: those that are no UTF-8, and what a terminal would act on, are escaped."""
+    text = path.decode("utf-8", "surrogateescape")
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def key_of(path: bytes) -> bytes:
@@ -132,9 +138,10 @@ def write_entry(
     pieces: Sequence[Piece] = (),
     target: bytes = b"",
     extents: Sequence[Extent] | None = None,
-    xattrs: Mapping[str, bytes] | None = None,
+    xattrs: Mapping[bytes, bytes] | None = None,
     changed: bool = False,
     fault: str = "",
+    lacking: str = "",
 ) -> str:
     """The line of one entry, without its end."""
     mode = info.st_mode
@@ -151,20 +158,23 @@ def write_entry(
     if kind is EntryType.FILE:
         record["size"] = info.st_size
         record["pieces"] = pieces
-        if info.st_nlink > 1:
-            record["link"] = f"{info.st_dev:x}-{info.st_ino:x}"
     elif kind is EntryType.SYMLINK:
         record.update(_text("target", target))
     elif kind in (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE):
         record["device"] = [os.major(info.st_rdev), os.minor(info.st_rdev)]
+    if info.st_nlink > 1 and kind is not EntryType.FOLDER:
+        record["link"] = f"{info.st_dev:x}-{info.st_ino:x}"
     if extents is not None:
         record["extents"] = extents
-    if xattrs:
-        record["xattrs"] = {_readable(name): b64encode(value).decode("ascii") for name, value in xattrs.items()}
+    for name, value in (xattrs or {}).items():
+        for field_name, text in _text("xattrs", name).items():
+            record.setdefault(field_name, {})[text] = b64encode(value).decode("ascii")
     if changed:
         record["changed"] = True
     if fault:
         record["fault"] = fault
+    if lacking:
+        record["lacking"] = lacking
     return _encode(record)
 
 
@@ -201,15 +211,12 @@ def _text(name: str, value: bytes) -> dict[str, str]:
 def _names(uid: int, gid: int) -> dict[str, str]:
     """The names of a user and a group, where they have any here."""
     names = {}
-    with suppress(KeyError):
+    with suppress(KeyError, OSError):
         names["user"] = pwd.getpwuid(uid).pw_name
-    with suppress(KeyError):
+    with suppress(KeyError, OSError):
         names["group"] = grp.getgrgid(gid).gr_name
-    return names
-
-
-def _readable(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    # A name that a directory service spells in another encoding would be no name for a reader.
+    return {what: name for what, name in names.items() if name.isprintable()}
 
 
 def _escaped(character: str) -> str:
@@ -242,12 +249,18 @@ def read_entry(record: Mapping[str, Any]) -> Entry:
             link=record.get("link"),
             extents=None if extents is None else tuple(Extent(*extent) for extent in extents),
             device=tuple(record.get("device", (0, 0))),
-            xattrs={name: b64decode(value) for name, value in record.get("xattrs", {}).items()},
+            xattrs=_xattrs(record),
             changed=record.get("changed", False),
             fault=record.get("fault", ""),
+            lacking=record.get("lacking", ""),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise SealBroken(f"The index has a line that is no entry: {error!r}.", hint="Report this as a bug.") from error
+
+
+def _xattrs(record: Mapping[str, Any]) -> dict[bytes, bytes]:
+    named = {name.encode(): b64decode(value) for name, value in record.get("xattrs", {}).items()}
+    return named | {b64decode(name): b64decode(value) for name, value in record.get("xattrs64", {}).items()}
 
 
 def check_path(path: bytes) -> None:

@@ -19,7 +19,7 @@ from lifeboat.errors import ObjectExists, RepositoryError, SettingsError
 from lifeboat.files.entries import Entry, EntryType, read_entry
 from lifeboat.files.placing import Place
 from lifeboat.files.reading import CHUNK
-from lifeboat.files.state import open_state
+from lifeboat.files.state import open_state, signed
 from lifeboat.files.sync import TreeSource
 from lifeboat.own_files import make_file
 from lifeboat.repositories.contract import Repository, is_key
@@ -121,10 +121,11 @@ class _Run:
         if not is_key(key):
             self._result.left_out.append(f"{entry.name}: its path is too long for a key")
             return
+        looks = entry.size, signed(entry.mtime)
         there = self._known(self._prefix, entry.path)
-        if there == (entry.size, entry.mtime):
+        if there == looks:
             self._result.alike += 1
-        elif self._before and there is None and self._known(self._before, entry.path) == (entry.size, entry.mtime):
+        elif self._before and there is None and self._known(self._before, entry.path) == looks:
             self._anew(key, lambda: self._store.copy(mirrored_key(self._before or "", entry.path), key))
             self._result.copied += 1
         else:
@@ -137,7 +138,7 @@ class _Run:
             self._result.put += 1
         self._memory.execute(
             "INSERT OR REPLACE INTO mirrored VALUES (?, ?, ?, ?, 1, NULL)",
-            (self._prefix, entry.path, entry.size, entry.mtime),
+            (self._prefix, entry.path, *looks),
         )
 
     def remove_vanished(self) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import grp
 import os
 import pwd
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 
-from lifeboat.files.entries import Entry, EntryType
+from lifeboat.files.attributes import path_in
+from lifeboat.files.entries import Entry, EntryType, for_people
 from lifeboat.files.scan import FOLDER_FLAGS, Folder
+
+HELD = range(-(2**31) * 10**9, 2**31 * 10**9)
+"""Times in nanoseconds that every file system can hold; beyond, some put the nearest one that they can."""
 
 ASIDE = ".lifeboat-"
 """What the name of an unfinished file begins with."""
@@ -24,7 +27,7 @@ class Place:
     """A folder that things are put into. Safe to use from several threads.
 
     `is_new`: nothing was in it, and nobody else puts anything there, so that files need not be made aside. `notes` are
-    properties that could not be put back, by reason.
+    properties that could not be put back, by reason; `differing` of them are owners, modes and times.
     """
 
     def __init__(self, root: str, *, is_new: bool) -> None:
@@ -32,7 +35,9 @@ class Place:
         self.is_new = is_new
         self._local = threading.local()
         self._privileged = os.geteuid() == 0
+        self._own = os.geteuid(), os.getegid()
         self.notes: dict[str, int] = {}
+        self.differing = 0
         self._lock = threading.Lock()
 
     def make_folder(self, path: bytes) -> bool:
@@ -104,12 +109,17 @@ class Place:
             except PermissionError:
                 self._note("devices can only be made by root")
                 return
-        if self._privileged:
-            uid, gid = owner_here(entry)
-            os.chown(name, uid, gid, dir_fd=folder.fd, follow_symlinks=False)
-        if entry.type is not EntryType.SYMLINK:
-            os.chmod(name, entry.mode, dir_fd=folder.fd)
-        os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=folder.fd, follow_symlinks=False)
+        with self._telling("owner"):
+            if self._privileged:
+                uid, gid = _owner_to_give(entry)
+                os.chown(name, uid, gid, dir_fd=folder.fd, follow_symlinks=False)
+        self._set_xattrs(entry, path_in(folder.fd, name), follow_symlinks=False)
+        with self._telling("mode"):
+            if entry.type is not EntryType.SYMLINK:
+                os.chmod(name, entry.mode, dir_fd=folder.fd)
+        with self._telling("time"):
+            os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=folder.fd, follow_symlinks=False)
+        self._tell_time(entry, lambda: os.stat(name, dir_fd=folder.fd, follow_symlinks=False))
 
     def set_properties(self, entry: Entry) -> None:
         """Give a file or folder that is there the properties it had."""
@@ -170,30 +180,79 @@ class Place:
             raise
 
     def _set_properties(self, entry: Entry, file: int) -> None:
+        """Give it what it had, as far as can be: contents are worth more than a mode that this file system has not."""
+        mode = entry.mode
         if self._privileged:
-            os.fchown(file, *owner_here(entry))
-        os.fchmod(file, entry.mode)
-        if entry.xattrs:
-            self._set_xattrs(entry.xattrs, file)
-        os.utime(file, ns=(entry.mtime, entry.mtime))
-
-    def _set_xattrs(self, xattrs: Mapping[str, bytes], file: int) -> None:
-        for name, value in xattrs.items():
             try:
-                os.setxattr(file, name, value)
+                os.fchown(file, *_owner_to_give(entry))
+            except (OSError, OverflowError) as error:
+                self._differs("owner", error)
+                mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they would be another's rights
+        elif owner_here(entry) != self._own:
+            self._note("owners can only be restored by root")
+        if entry.xattrs:
+            self._set_xattrs(entry, file)  # before the mode, which may forbid writing
+        try:
+            os.fchmod(file, mode)
+        except OSError as error:
+            self._differs("mode", error)
+        try:
+            os.utime(file, ns=(entry.mtime, entry.mtime))
+        except (OSError, OverflowError) as error:
+            self._differs("time", error)
+        if entry.mtime not in HELD:
+            self._tell_time(entry, lambda: os.fstat(file))
+
+    def _set_xattrs(self, entry: Entry, file: int | bytes, *, follow_symlinks: bool = True) -> None:
+        for name, value in entry.xattrs.items():
+            try:
+                os.setxattr(file, name, value, follow_symlinks=follow_symlinks)
             except OSError as error:
-                if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENOSPC):
-                    raise
-                self._note(f"the attribute {name} could not be set: {error.strerror}")
+                self._note(f"the attribute {for_people(name)} could not be set: {error.strerror}")
+
+    def _tell_time(self, entry: Entry, look: Callable[[], os.stat_result]) -> None:
+        """Say so when a time is beyond what the file system here can hold."""
+        if entry.mtime not in HELD and look().st_mtime_ns != entry.mtime:
+            self._note("the time is beyond what this file system holds; it has the nearest one")
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, OverflowError) as error:
+            self._differs(what, error)
+
+    def _differs(self, what: str, error: Exception) -> None:
+        self._note(f"the {what} could not be set: {getattr(error, 'strerror', None) or error}")
+        with self._lock:
+            self.differing += 1
 
     def _note(self, reason: str) -> None:
         with self._lock:
             self.notes[reason] = self.notes.get(reason, 0) + 1
 
 
+def is_time_of(entry: Entry, found: int) -> bool:
+    """Whether a time is what an entry had, or the nearest that a file system could hold."""
+    if found == entry.mtime or entry.mtime in HELD:
+        return found == entry.mtime
+    return HELD[-1] <= found < entry.mtime if entry.mtime > 0 else entry.mtime < found <= HELD[0]
+
+
 def owner_here(entry: Entry) -> tuple[int, int]:
     """The user and group that an entry's names stand for on this host, or its numbers where there are no such names."""
     return _user(entry.user, entry.uid), _group(entry.group, entry.gid)
+
+
+def _owner_to_give(entry: Entry) -> tuple[int, int]:
+    owner = owner_here(entry)
+    if NOBODY_AT_ALL in owner:
+        raise OverflowError(f"{NOBODY_AT_ALL} is no user and no group")
+    return owner
+
+
+NOBODY_AT_ALL = 2**32 - 1
+"""What some file systems say where they know no owner. To give a file to it means to leave its owner as it is."""
 
 
 @cache

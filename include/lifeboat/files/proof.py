@@ -20,7 +20,7 @@ from lifeboat.children import Children
 from lifeboat.errors import ArtifactMismatch, NotReady
 from lifeboat.files.entries import Entry, EntryType, Extent
 from lifeboat.files.index import index_of
-from lifeboat.files.placing import Place, owner_here
+from lifeboat.files.placing import NOBODY_AT_ALL, Place, is_time_of, owner_here
 from lifeboat.files.reading import read_extents
 from lifeboat.files.restore import check_files, restore_tree
 from lifeboat.own_files import remove_left
@@ -63,7 +63,7 @@ def prove_tree(
     check_files(snapshot)
     clock, started = PhaseClock(report), time.monotonic()
     remove_scratch_folders(base)
-    share = _share_that_fits(snapshot, base) if share is None else share
+    share = _share_that_fits(vault, snapshot, base) if share is None else share
     trial = _Trial(vault, snapshot, tree, base, share, progress, clock, datetime.now(UTC), started)
     return prove_copies(
         vault, snapshot, trial.of_copy_in, repository, clock, trial.began, started, children or Children()
@@ -148,7 +148,7 @@ class _Trial:
         for entry in index.entries:
             if entry.type is EntryType.SOCKET or (self.share < 1 and not self._chosen(entry)):
                 continue
-            if entry.type is EntryType.FILE and entry.fault:
+            if entry.fault and entry.type is not EntryType.FOLDER:
                 continue
             count += 1
             wrong += not _is_as_it_was(place, entry, index.hash_key, links)
@@ -198,18 +198,19 @@ def _is_as_it_was(place: Place, entry: Entry, hash_key: bytes, links: dict[str, 
     if there is None:
         return entry.type in (EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE) and os.geteuid() != 0
     expected = _FORMATS[entry.type]
-    if stat.S_IFMT(there.st_mode) != expected or there.st_mtime_ns != entry.mtime:
+    if stat.S_IFMT(there.st_mode) != expected or not is_time_of(entry, there.st_mtime_ns):
         return False
     if entry.type is not EntryType.SYMLINK and stat.S_IMODE(there.st_mode) != entry.mode:
         return False
-    if os.geteuid() == 0 and (there.st_uid, there.st_gid) != owner_here(entry):
+    owner = owner_here(entry)
+    if os.geteuid() == 0 and (there.st_uid, there.st_gid) != owner and NOBODY_AT_ALL not in owner:
+        return False
+    if entry.link and links.setdefault(entry.link, (there.st_dev, there.st_ino)) != (there.st_dev, there.st_ino):
         return False
     if entry.type is EntryType.SYMLINK:
         return place.target_of(entry.path) == entry.target
     if entry.type is not EntryType.FILE:
         return True
-    if entry.link and links.setdefault(entry.link, (there.st_dev, there.st_ino)) != (there.st_dev, there.st_ino):
-        return False
     return there.st_size == entry.size and _has_contents(place, entry, hash_key)
 
 
@@ -238,9 +239,11 @@ _FORMATS = {
 }
 
 
-def _share_that_fits(snapshot: Snapshot, base: Path) -> float:
+def _share_that_fits(vault: Vault, snapshot: Snapshot, base: Path) -> float:
     size = int(snapshot.manifest.facts.get("size", 0))
     room = shutil.disk_usage(base).free * FULL_ENOUGH
+    if size > room:  # of sparse files only what they hold takes room
+        size = sum(piece.length for entry in index_of(vault, snapshot).entries for piece in entry.pieces)
     if room < 64 * 1024 * 1024:
         raise NotReady(f"{base} has no room for a scratch folder.", hint="Make room there, or name another folder.")
     return 1.0 if size <= room else room / size

@@ -10,8 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lifeboat.files.attributes import attributes_of
 from lifeboat.files.entries import Extent
 from lifeboat.files.scan import Found
+
+LARGE = 8 * 1024 * 1024
+"""Bytes from which a file has packs of its own, and is not read at one go."""
 
 ATTEMPTS = 3
 """How often a file is read that changes while it is read."""
@@ -23,21 +27,19 @@ CHUNK = 1024 * 1024
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # so that a pipe put there does not hold us up
 
-_without_xattrs: set[int] = set()
-"""Devices that know no extended attributes."""
-
 
 @dataclass(slots=True)
 class Read:
     """A file as it was read: what a look said of it at that moment, and its contents.
 
     `trusted` is false when a later change might not show in its times. `changed`: it was never the same from beginning
-    to end. `fault` says why there are no contents.
+    to end. `fault` says why there are no contents, `lacking` what else of it could not be had.
     """
 
     info: os.stat_result
     data: bytes = b""
-    xattrs: Mapping[str, bytes] | None = None
+    xattrs: Mapping[bytes, bytes] | None = None
+    lacking: str = ""
     trusted: bool = True
     changed: bool = False
     fault: str = ""
@@ -61,12 +63,16 @@ def read_file(found: Found) -> Read | None:
             if not stat.S_ISREG(after.st_mode):
                 return Read(info, fault="it was replaced while it was read", trusted=False)
             if same(info, after) and len(data) == info.st_size:
-                return Read(after, data, xattrs_of(file, after.st_dev), after.st_ctime_ns < began - RACY)
+                has = attributes_of(file, after.st_dev)
+                trusted = after.st_ctime_ns < began - RACY and not has.lacking
+                return Read(after, data, has.values, has.lacking, trusted)
         except OSError as error:
             return Read(info, fault=_reason(error), trusted=False)
         finally:
             os.close(file)
         data = data[: info.st_size]
+        if after.st_size >= LARGE:  # it has grown too large to be read at one go
+            break
         info = after
     return Read(resized(info, len(data)), data, changed=True, trusted=False)
 
@@ -82,25 +88,6 @@ def same(one: os.stat_result, other: os.stat_result) -> bool:
     )
 
 
-def xattrs_of(file: int, device: int) -> dict[str, bytes] | None:
-    """The extended attributes of an open file or folder that can be read."""
-    if device in _without_xattrs:
-        return None
-    try:
-        names = os.listxattr(file)
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
-            _without_xattrs.add(device)
-        return None
-    values = {}
-    for name in names:
-        try:
-            values[name] = os.getxattr(file, name)
-        except OSError:  # gone, or only for others
-            continue
-    return values
-
-
 def resized(info: os.stat_result, size: int) -> os.stat_result:
     """The same look, with another size: that of what was read."""
     if size == info.st_size:
@@ -111,7 +98,10 @@ def resized(info: os.stat_result, size: int) -> os.stat_result:
 
 
 def extents_of(file: int, info: os.stat_result) -> tuple[Extent, ...] | None:
-    """Where a file has bytes, when it has holes and the file system says where; None otherwise."""
+    """Where a file has bytes, when it has holes and the file system says where; None otherwise.
+
+    Of more than `MOST_EXTENTS`, those with the smallest holes between them are taken together.
+    """
     if info.st_blocks * 512 >= info.st_size:
         return None
     extents: list[Extent] = []
@@ -125,13 +115,35 @@ def extents_of(file: int, info: os.stat_result) -> tuple[Extent, ...] | None:
     except OSError as error:
         if error.errno != errno.ENXIO:  # no more data
             return None
-    if len(extents) > MOST_EXTENTS or sum(extent.length for extent in extents) == info.st_size:
+    if sum(extent.length for extent in extents) == info.st_size:
         return None
-    return tuple(extents)
+    return tuple(extents if len(extents) <= MOST_EXTENTS else _fewer(extents))
 
 
 MOST_EXTENTS = 10_000
-"""A file with more of them is read as one without holes."""
+
+
+def _fewer(extents: Sequence[Extent]) -> Sequence[Extent]:
+    """The same bytes in `MOST_EXTENTS`: the largest holes are kept, and the others read as the zeros they are."""
+    ends = [extent.offset + extent.length for extent in extents]
+    holes = sorted(range(1, len(extents)), key=lambda at: ends[at - 1] - extents[at].offset)  # the largest first
+    firsts = [0, *sorted(holes[: MOST_EXTENTS - 1])]
+    lasts = [*(first - 1 for first in firsts[1:]), len(extents) - 1]
+    return [
+        Extent(extents[first].offset, ends[last] - extents[first].offset)
+        for first, last in zip(firsts, lasts, strict=True)
+    ]
+
+
+READABLE, THIN = 64 * 1024**3, 1024
+"""A file is read that has this many bytes, or not this many times as many as it takes on its disk."""
+
+
+def too_thin(info: os.stat_result, length: int) -> str:
+    """Why a sparse file of so many bytes with the holes that must be read is not read: it would never end."""
+    if length <= READABLE + THIN * info.st_blocks * 512:
+        return ""
+    return f"{length} bytes would have to be read of it, nearly all of them in holes"
 
 
 def read_extents(file: int, extents: Sequence[Extent], start: int, length: int) -> Iterator[bytes]:

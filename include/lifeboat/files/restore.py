@@ -10,13 +10,22 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from lifeboat.copies import Copies, passed_over, tell_of_damage
-from lifeboat.errors import IntegrityError, LifeboatError, RepositoryError, RestoreFailed, SettingsError
+from lifeboat.errors import (
+    EvidenceMismatch,
+    IntegrityError,
+    LifeboatError,
+    ObjectNotFound,
+    RepositoryError,
+    RestoreFailed,
+    SettingsError,
+    WrongIdentity,
+)
 from lifeboat.files.entries import Entry, EntryType, Extent, Piece
 from lifeboat.files.index import Index, index_of
 from lifeboat.files.placing import Place, owner_here
@@ -44,8 +53,9 @@ class TreeRestore:
     """What restoring has done.
 
     `written` things were made, `right` ones were as they should be already; `fetched` are bytes of contents. `faults`
-    say by path what could not be restored, and `lost` are those of them whose contents no repository gave. `notes` say
-    what of others could not be put back, or was not in the snapshot, `damaged` by repository which index is not whole.
+    say by path what could not be restored; `lost` are those of them whose contents no repository gave, and `broken`
+    those of these that are damaged or gone. `notes` say what of others could not be put back, such as the owners, modes
+    and times that `differing` counts, or was not in the snapshot, `damaged` by repository which index is not whole.
     """
 
     target: Path
@@ -54,6 +64,8 @@ class TreeRestore:
     others: int = 0
     size: int = 0
     lost: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    differing: int = 0
     written: int = 0
     right: int = 0
     fetched: int = 0
@@ -63,10 +75,14 @@ class TreeRestore:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def raise_faults(self) -> None:
-        """Raise `RestoreFailed` naming some of what could not be restored, if there is any."""
+        """Raise `RestoreFailed` naming some of what could not be restored, if there is any.
+
+        It is an `EvidenceMismatch` when contents are not what was written.
+        """
         if self.faults:
             some = "".join(f"\n  {name}: {reason}" for name, reason in list(self.faults.items())[:10])
-            raise RestoreFailed(
+            kind = EvidenceMismatch if self.broken else RestoreFailed
+            raise kind(
                 f"{len(self.faults)} of {self.files + self.folders + self.others} things could not be restored; "
                 f"{self.target} has all others.{some}",
                 hint="Restore these from another repository or snapshot: `lifeboat files restore` takes names.",
@@ -262,7 +278,7 @@ class _Run:
                         self._restore_files(window)
                         window = []
                 elif entry.type is not EntryType.FOLDER:
-                    self._try(entry, partial(self._make_other, entry))
+                    self._restore_other(entry)
             self._restore_files(window)
             self._join(0)
         finally:
@@ -272,6 +288,7 @@ class _Run:
         for entry in reversed(self._folders):
             self._try(entry, partial(self._place.set_properties, entry))
         self._result.notes += [f"{reason} ({count} times)" for reason, count in self._place.notes.items()]
+        self._result.differing = self._place.differing
 
     def _wanted(self) -> Iterator[Entry]:
         """Yield what is to be restored, folders on the way to it made; a wanted folder means everything in it."""
@@ -300,6 +317,10 @@ class _Run:
                 result.size += entry.size
             else:
                 result.others += 1
+            if entry.fault and is_folder:
+                self._note(entry, f"what is in it is not in the snapshot: {entry.fault}")
+            if entry.lacking:
+                self._note(entry, f"not in the snapshot: {entry.lacking}")
             yield entry
 
     def _make_chain(self, entry: Entry, chain: list[tuple[Entry, bool]]) -> bool:
@@ -327,8 +348,9 @@ class _Run:
         for entry, needed in zip(entries, decided, strict=True):
             if not needed:
                 continue
-            building = self._begin(entry) if len(entry.pieces) != 1 or entry.extents is not None else None
-            if building is None and len(entry.pieces) != 1:
+            at_once = len(entry.pieces) == 1 and entry.extents is None
+            building = None if at_once else self._begin(entry)
+            if building is None and not at_once:
                 continue  # without contents, or not to be made
             position = 0
             for piece in entry.pieces:
@@ -370,12 +392,12 @@ class _Run:
 
     def _is_right(self, entry: Entry) -> bool:
         """Whether a file has its contents already; its properties are put right then, if they are not."""
-        there = self._place.look(entry.path)
-        if there is None or not stat.S_ISREG(there.st_mode) or there.st_size != entry.size:
-            return False
-        if (there.st_nlink > 1) != (entry.link is not None):
-            return False  # its other names are not to change with it
         try:
+            there = self._place.look(entry.path)
+            if there is None or not stat.S_ISREG(there.st_mode) or there.st_size != entry.size:
+                return False
+            if (there.st_nlink > 1) != (entry.link is not None):
+                return False  # its other names are not to change with it
             with self._place.opened(entry.path) as file:
                 if not self._has_contents(entry, file):
                     return False
@@ -407,6 +429,8 @@ class _Run:
             file = stack.enter_context(self._place.new_file(entry))
             os.truncate(file, entry.size)
         except OSError as error:
+            with suppress(OSError):
+                stack.__exit__(type(error), error, error.__traceback__)
             self._fault(entry, error.strerror or str(error))
             return None
         building = _Building(entry, stack, file, len(entry.pieces))
@@ -514,8 +538,21 @@ class _Run:
                     self._fault(want.entry, error.message)
                 with self._lock:
                     self._result.lost.append(want.entry.name)
+                    if isinstance(error, IntegrityError | ObjectNotFound) and not isinstance(error, WrongIdentity):
+                        self._result.broken.append(want.entry.name)
 
     # ---- all others -------------------------------------------------------------------------------------------------
+
+    def _restore_other(self, entry: Entry) -> None:
+        if entry.fault:
+            self._note(entry, f"it is not in the snapshot: {entry.fault}")
+            return
+        if entry.link is not None and entry.type is not EntryType.SOCKET:
+            first = self._links.setdefault(entry.link, entry.path)
+            if first != entry.path:
+                self._other_names.append((entry, first))
+                return
+        self._try(entry, partial(self._make_other, entry))
 
     def _make_other(self, entry: Entry) -> None:
         there = None if self._place.is_new else self._place.look(entry.path)
@@ -528,6 +565,9 @@ class _Run:
 
     def _make_link(self, entry: Entry, first: bytes) -> None:
         one, other = self._place.look(first), self._place.look(entry.path)
+        if one is None and entry.type is not EntryType.FILE:
+            self._place.make_other(entry)
+            return
         if one is None:
             raise FileNotFoundError(0, f"its other name {os.fsdecode(first)!a} was not restored")
         if other is not None and (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino):
@@ -539,8 +579,8 @@ class _Run:
     def _try(self, entry: Entry, act: Callable[[], None]) -> None:
         try:
             act()
-        except OSError as error:
-            self._fault(entry, error.strerror or str(error))
+        except (OSError, ValueError, OverflowError) as error:
+            self._fault(entry, getattr(error, "strerror", None) or str(error))
 
     def _fault(self, entry: Entry, reason: str) -> None:
         with self._lock:

@@ -90,9 +90,9 @@ def _look(level: _Level, name: str, excluded: Excluded | None) -> tuple[Found | 
         info = os.stat(name, dir_fd=level.folder.fd, follow_symlinks=False)
     except FileNotFoundError:
         return None, []
-    except OSError as error:  # a folder that may be listed and not entered
+    except OSError as error:  # such as a folder that may be listed and not entered
         path = level.prefix + os.fsencode(name)
-        return Found(path, level.folder, name, _UNSEEN, fault=error.strerror or str(error)), []
+        return Found(path, level.folder, name, UNSEEN, fault=error.strerror or str(error)), []
     is_folder = stat.S_ISDIR(info.st_mode)
     if excluded is not None and excluded(level.shown + name, is_folder):
         return None, []
@@ -110,7 +110,10 @@ def _look(level: _Level, name: str, excluded: Excluded | None) -> tuple[Found | 
         return found, []
 
 
-_UNSEEN = os.stat_result((stat.S_IFREG, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+# Times in nanoseconds are None unless they are given.
+UNSEEN = os.stat_result(
+    (stat.S_IFREG, 0, 0, 1, 0, 0, 0, 0, 0, 0), {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0}
+)
 
 
 # ---- leaving out ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ from lifeboat.own_files import make_file, make_folders
 
 FORMAT = "1"
 
+OTHERS = "with links and attributes"
+"""What is kept of things that are neither files nor folders."""
+
 SEVERAL = -1
 """Stands for the pack of an entry whose contents are in several."""
 
@@ -43,6 +46,15 @@ CREATE INDEX long_content ON content (length) WHERE length > 1048576;
 CREATE TABLE entry (key BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
     inode INTEGER NOT NULL, device INTEGER NOT NULL, pack INTEGER, line TEXT NOT NULL) WITHOUT ROWID;
 """
+
+
+def signed(number: int) -> int:
+    """A number as it is kept: SQLite's have 64 bits and a sign, and times in nanoseconds, numbers of files and devices
+    may have more. What differs by 2 to the 64th is taken for the same, and no two looks at a file differ so."""
+    return number if -HALF <= number < HALF else (number + HALF) % (2 * HALF) - HALF
+
+
+HALF = 2**63
 
 
 class Known(NamedTuple):
@@ -98,7 +110,19 @@ class State:
         with self.lock, self.writing:
             for table in ("about", "pack", "content", "entry"):
                 self.writing.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of our own
-            self.writing.executemany("INSERT INTO about VALUES (?, ?)", [("format", FORMAT), *about.items()])
+            rows = [("format", FORMAT), ("others", OTHERS), *about.items()]
+            self.writing.executemany("INSERT INTO about VALUES (?, ?)", rows)
+
+    def look_at_others_again(self) -> None:
+        """Have what is neither file nor folder looked at once more, where an older Lifeboat has kept less of it."""
+        if self.about().get("others") != OTHERS:
+            with self.lock, self.writing:
+                self.writing.execute(
+                    "UPDATE entry SET ctime = ? WHERE pack IS NULL AND substr(line, instr(line, ',\"type\":'), 13)"
+                    ' NOT IN (\',"type":"file\', \',"type":"fold\')',
+                    (UNTRUSTED,),
+                )
+                self.writing.execute("INSERT OR REPLACE INTO about VALUES ('others', ?)", (OTHERS,))
 
     # ---- entries ----------------------------------------------------------------------------------------------------
 
@@ -256,6 +280,7 @@ def _opened(path: Path) -> State:
         with suppress(sqlite3.DatabaseError):
             state = _connected(path)
             if state.about().get("format") == FORMAT:
+                state.look_at_others_again()
                 return state
             state.reading.close()
             state.writing.close()

@@ -5,6 +5,7 @@ Looking, reading, compressing, sealing and storing overlap, in bounded memory wh
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import os
@@ -12,19 +13,21 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from lifeboat.errors import IntegrityError, RepositoryError, SourceRefused, SourceUnavailable
+from lifeboat.files.attributes import Attributes, attributes_by_name, attributes_of
 from lifeboat.files.entries import Extent, Piece, write_entry, write_file
 from lifeboat.files.index import INDEX, INDEX_MEDIA_TYPE, index_of, write_index
-from lifeboat.files.packing import BLOCK, GivenUp, Packer, make_block
+from lifeboat.files.large import PIECE, Large, clipped
+from lifeboat.files.packing import BLOCK, Packer, make_block
 from lifeboat.files.reading import (
     ATTEMPTS,
+    LARGE,
     Read,
     extents_of,
     open_file,
@@ -32,22 +35,17 @@ from lifeboat.files.reading import (
     read_file,
     resized,
     same,
-    xattrs_of,
+    too_thin,
 )
 from lifeboat.files.scan import Found, exclude, scan
-from lifeboat.files.state import SEVERAL, UNTRUSTED, Known, Row, State, open_state
+from lifeboat.files.state import HALF, SEVERAL, UNTRUSTED, Known, Row, State, open_state, signed
 from lifeboat.files.turns import SLOW, little_garbage
+from lifeboat.files.work import Work
 from lifeboat.marks import marked_packs
 from lifeboat.outcome import BackupOutcome, lacking
 from lifeboat.packs import packs_in
 from lifeboat.snapshot import Kind, Tier
 from lifeboat.vault import Progress, Snapshot, SnapshotWriter, Vault
-
-LARGE = 8 * 1024 * 1024
-"""Bytes from which a file has packs of its own."""
-
-PIECE = 64 * 1024 * 1024
-"""Bytes of a large file in one pack. An append changes the last one only."""
 
 BATCH_FILES, BATCH_FOLDERS = 1000, 32
 """Small files that are read together at most, and folders that are open for them."""
@@ -89,6 +87,7 @@ class Tally:
     unreadable: int = 0
     changed: int = 0
     vanished: int = 0
+    hidden: int = 0
     examples: list[str] = field(default_factory=list)
 
     def facts(self, source: TreeSource, packer: Packer) -> dict[str, object]:
@@ -181,8 +180,9 @@ _VANISHED_HINT = (
 
 def _refuse_vanished(source: TreeSource, tally: Tally, last: Snapshot | None) -> None:
     before = int(last.manifest.facts.get("files", 0)) if last else 0
-    gone = before - tally.files
-    if (before >= FEW and gone > source.vanishing * before) or (before and not tally.files):
+    # What is in a folder that cannot be entered any more has not vanished: that folder is named, and this goes on.
+    gone = before - tally.files - tally.hidden
+    if (before >= FEW and gone > source.vanishing * before) or (before and not tally.files + tally.hidden):
         raise SourceUnavailable(
             f"{source.name}: {gone} of {before} files have vanished from {source.path} since the last snapshot.",
             hint=_VANISHED_HINT,
@@ -254,8 +254,9 @@ class _Run:
         self._state = state
         self._hash_key = hash_key
         self._progress = progress
-        self._work = _Work(workers)
+        self._work = Work(workers)
         self._is_quick = True
+        self._closed = b""
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._vanished: list[bytes] = []
@@ -273,6 +274,7 @@ class _Run:
             self._walk()
             self._flush_batch()
             self._work.wait()
+            self._take_orphans()
             self.packer.finish()
         except BaseException:
             self._work.stop()
@@ -283,6 +285,17 @@ class _Run:
         for found, first in self._later:
             self._link(found, first)
         self._write_rows(self._rows)
+
+    def _take_orphans(self) -> None:
+        """Read what has another name by its own, where that has vanished meanwhile."""
+        while self._later and (gone := set(self._vanished)) and (orphans := [o for o in self._later if o[1] in gone]):
+            self._later = [other for other in self._later if other[1] not in gone]
+            for found, _ in orphans:
+                self._linked.pop((found.info.st_dev, found.info.st_ino), None)
+            for found, _ in orphans:
+                self._take(found)
+            self._flush_batch()
+            self._work.wait()
 
     def forget_vanished(self) -> None:
         """Forget what is not in the tree any more."""
@@ -315,7 +328,7 @@ class _Run:
                         and info.st_ino == before.inode
                         and info.st_dev == before.device
                         and not found.fault
-                    ):
+                    ) or _is_oddly_known(found, before):
                         continue
                 self._take(found)
         except OSError as error:
@@ -330,13 +343,16 @@ class _Run:
     def _gone(self, known: Known) -> None:
         self._vanished.append(known.key)
         self.tally.vanished += 1
+        if self._closed and known.key.startswith(self._closed):
+            self.tally.hidden += 1
 
     def _take(self, found: Found) -> None:
         """Have something new or changed read and written down."""
         info = found.info
         if found.fault:
-            self._note(found, found.fault)
-            self._add_row(_row(found, info, None, write_entry(found.path, info, fault=found.fault), trusted=False))
+            if stat.S_ISDIR(info.st_mode):
+                self._closed = found.key + b"\0"
+            self._refused(found, found.fault)
         elif not stat.S_ISREG(info.st_mode):
             self._take_other(found)
         elif (
@@ -357,16 +373,27 @@ class _Run:
             self._batch_folders.add(id(found.folder))
 
     def _take_other(self, found: Found) -> None:
-        target, xattrs = b"", None
+        target = b""
         try:
             if stat.S_ISLNK(found.info.st_mode):
                 target = os.fsencode(os.readlink(found.name, dir_fd=found.folder.fd))
-            elif found.opened is not None:
-                xattrs = xattrs_of(found.opened.fd, found.info.st_dev)
-        except OSError:  # it has vanished, or become something else: the next snapshot has it
-            self._vanished.append(found.key)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # it has vanished, or become something else
+                self._vanished.append(found.key)
+            else:
+                self._refused(found, error.strerror or str(error))
             return
-        self._add_row(_row(found, found.info, None, write_entry(found.path, found.info, target=target, xattrs=xattrs)))
+        opened, device = found.opened, found.info.st_dev
+        has = attributes_by_name(found) if opened is None else attributes_of(opened.fd, device)
+        if has.lacking:
+            self._note(found, has.lacking)
+        line = write_entry(found.path, found.info, target=target, xattrs=has.values, lacking=has.lacking)
+        self._add_row(_row(found, found.info, None, line, trusted=not has.lacking))
+
+    def _refused(self, found: Found, reason: str) -> None:
+        """Write down something of which no more is known than its name and why."""
+        self._note(found, reason)
+        self._add_row(_row(found, found.info, None, write_entry(found.path, found.info, fault=reason), trusted=False))
 
     def _add_row(self, row: Row) -> None:
         self._rows.append(row)
@@ -430,6 +457,8 @@ class _Run:
                 continue
             if read.fault or read.changed:
                 self._note(found, read.fault or "it was being changed while it was read", changed=read.changed)
+            elif read.lacking:
+                self._note(found, read.lacking)
             data, read.data = read.data, b""
             if not data:
                 rows.append(_file_row(found, read, ()))
@@ -459,14 +488,18 @@ class _Run:
         except OSError as error:
             self._unreadable(found, error.strerror or str(error))
             return self._work.let_go()
-        info = os.fstat(file)
-        if not stat.S_ISREG(info.st_mode):  # the next snapshot has what it is now
+        try:
+            info = os.fstat(file)
+            extents = extents_of(file, info)
+            ranges = (Extent(0, info.st_size),) if extents is None else extents
+            large = Large(found, file, info, extents, ranges, attempt)
+            fault = too_thin(info, large.length) if stat.S_ISREG(info.st_mode) else "it was replaced while it was read"
+        except OSError as error:
+            fault = error.strerror or str(error)
+        if fault:
             os.close(file)
-            self._vanished.append(found.key)
+            self._unreadable(found, fault)
             return self._work.let_go()
-        extents = extents_of(file, info)
-        ranges = (Extent(0, info.st_size),) if extents is None else extents
-        large = _Large(found, file, info, extents, ranges, attempt)
         starts = range(0, large.length, PIECE)
         large.pieces = [None] * len(starts)
         large.left = len(starts)
@@ -476,7 +509,7 @@ class _Run:
             self._work.again(partial(self._pack_piece, large, index, start))
         return None
 
-    def _pack_piece(self, large: _Large, index: int, start: int) -> None:
+    def _pack_piece(self, large: Large, index: int, start: int) -> None:
         length = min(PIECE, large.length - start)
         try:
             piece = self._known_piece(large, start, length)
@@ -492,7 +525,7 @@ class _Run:
         if last:
             self._end_large(large)
 
-    def _known_piece(self, large: _Large, start: int, length: int) -> Piece | None:
+    def _known_piece(self, large: Large, start: int, length: int) -> Piece | None:
         """Where the contents of a part of a large file are already; it is read only if they may be somewhere."""
         if length > BLOCK and not self._state.has_length(length):
             return None
@@ -501,7 +534,7 @@ class _Run:
             digest.update(data)
         return self._state.find(digest.digest()[:20].hex())
 
-    def _store_piece(self, large: _Large, start: int, length: int) -> Piece | None:
+    def _store_piece(self, large: Large, start: int, length: int) -> Piece | None:
         digest = hmac.new(self._hash_key, digestmod="sha256")
         read = 0
         made: list[Piece] = []
@@ -520,24 +553,26 @@ class _Run:
         self.packer.add_alone(chunks(), pieces)
         return made[0] if read else None
 
-    def _end_large(self, large: _Large) -> None:
+    def _end_large(self, large: Large) -> None:
         found = large.found
         try:
             after = os.fstat(large.file)
-            xattrs = xattrs_of(large.file, after.st_dev)
+            has = attributes_of(large.file, after.st_dev)
+            unchanged = same(large.info, after) and large.whole
+        except OSError as error:
+            large.fault = large.fault or error.strerror or str(error)
         finally:
             os.close(large.file)
-        unchanged = same(large.info, after) and large.whole
         if large.fault:
             self._unreadable(found, large.fault)
         elif not unchanged and large.attempt < ATTEMPTS:
             self._begin_large(found, large.attempt + 1)
             return
         else:
-            self._record_large(large, xattrs, unchanged=unchanged)
+            self._record_large(large, has, unchanged=unchanged)
         self._work.let_go()
 
-    def _record_large(self, large: _Large, xattrs: Mapping[str, bytes] | None, *, unchanged: bool) -> None:
+    def _record_large(self, large: Large, has: Attributes, *, unchanged: bool) -> None:
         found = large.found
         pieces = large.read_pieces()
         info = large.info
@@ -546,10 +581,21 @@ class _Run:
             self._note(found, "it was being changed while it was read", changed=True)
             if not large.whole:
                 length = sum(piece.length for piece in pieces)
-                extents = None if extents is None else _clipped(extents, length)
+                extents = None if extents is None else clipped(extents, length)
                 info = resized(info, length if extents is None else sum(extents[-1]) if extents else 0)
-        line = write_entry(found.path, info, pieces=pieces, extents=extents, xattrs=xattrs, changed=not unchanged)
-        self._state.record([_row(found, info, _pack_of(pieces), line, trusted=unchanged)])
+        elif has.lacking:
+            self._note(found, has.lacking)
+        line = write_entry(
+            found.path,
+            info,
+            pieces=pieces,
+            extents=extents,
+            xattrs=has.values,
+            changed=not unchanged,
+            lacking=has.lacking,
+        )
+        trusted = unchanged and not has.lacking
+        self._state.record([_row(found, info, _pack_of(pieces), line, trusted=trusted)])
         self._count(1, large.length)
 
     # ---- both -------------------------------------------------------------------------------------------------------
@@ -557,7 +603,7 @@ class _Run:
     def _link(self, found: Found, first: bytes) -> None:
         """Write down another name of a file, whose contents are where those of its first name are."""
         line = self._state.line(first)
-        if line is None or first in self._vanished:
+        if line is None:
             self._vanished.append(found.key)  # the next snapshot has it under this name
             return
         record = json.loads(line)
@@ -565,7 +611,7 @@ class _Run:
         named = json.loads(write_entry(found.path, found.info))
         line = json.dumps(named | record, ensure_ascii=False, separators=(",", ":"))
         pieces = [Piece(*piece) for piece in record["pieces"]]
-        trusted = "changed" not in record and "fault" not in record
+        trusted = not record.keys() & {"changed", "fault", "lacking"}
         self._add_row(_row(found, found.info, _pack_of(pieces), line, trusted=trusted))
 
     def _unreadable(self, found: Found, reason: str) -> None:
@@ -591,133 +637,45 @@ class _Run:
             self._progress(self._source.name, read)
 
 
-@dataclass
-class _Large:
-    """A large file being read in several parts at once."""
-
-    found: Found
-    file: int
-    info: os.stat_result
-    extents: tuple[Extent, ...] | None
-    ranges: tuple[Extent, ...]
-    attempt: int
-    pieces: list[Piece | None] = field(default_factory=list)
-    left: int = 0
-    fault: str = ""
-
-    @property
-    def length(self) -> int:
-        """Bytes of contents, without holes."""
-        return sum(extent.length for extent in self.ranges)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all of them were there when they were read."""
-        return sum(piece.length for piece in self.pieces if piece) == self.length
-
-    def read_pieces(self) -> list[Piece]:
-        """The pieces as far as they follow one another: of a file that was cut short, those before its end."""
-        pieces: list[Piece] = []
-        for index, piece in enumerate(self.pieces):
-            if piece is None:
-                break
-            pieces.append(piece)
-            if piece.length < min(PIECE, self.length - index * PIECE):
-                break
-        return pieces
-
-
-class _Work:
-    """What worker threads do: a few things at a time, with a few more waiting. The first failure ends it."""
-
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="files")
-        self._beside = ThreadPoolExecutor(max(1, workers - 1), thread_name_prefix="files-beside")
-        self._slots = threading.Semaphore(2 * workers)
-        self._held = threading.Semaphore(2 * workers)
-        self._outstanding = 0
-        self._failure: BaseException | None = None
-        self._changed = threading.Condition()
-
-    def submit(self, act: Callable[[], None]) -> None:
-        """Have something done, waiting for room. Raises what anything before has raised."""
-        self._acquire(self._slots)
-        self._start(act, self._slots.release)
-
-    def submit_beside(self, act: Callable[[], None]) -> None:
-        """The same beside a thread that is at work itself: with one thread fewer."""
-        self._acquire(self._slots)
-        self._start(act, self._slots.release, self._beside)
-
-    def submit_held(self, act: Callable[[], None]) -> None:
-        """The same for something that goes on, by `again`, until it says `let_go`."""
-        self._acquire(self._held)
-        self._start(act, lambda: None)
-
-    def again(self, act: Callable[[], None]) -> None:
-        """Have something done that belongs to what is being done."""
-        self._start(act, lambda: None)
-
-    def let_go(self) -> None:
-        """What was held has ended."""
-        self._held.release()
-
-    def wait(self) -> None:
-        """Wait for all of it. Raises what any of it has raised."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._outstanding)
-        if self._failure:
-            raise self._failure
-
-    def stop(self) -> None:
-        """Do nothing more of what waits."""
-        with self._changed:
-            self._failure = self._failure or GivenUp()
-
-    def close(self) -> None:
-        """End the threads, once what they are doing is done."""
-        for pool in (self._pool, self._beside):
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _acquire(self, slots: threading.Semaphore) -> None:
-        while not slots.acquire(timeout=0.2):
-            if self._failure:
-                raise self._failure
-
-    def _start(
-        self, act: Callable[[], None], done: Callable[[], object], pool: ThreadPoolExecutor | None = None
-    ) -> None:
-        with self._changed:
-            if self._failure:
-                raise self._failure
-            self._outstanding += 1
-        (pool or self._pool).submit(self._do, act, done)
-
-    def _do(self, act: Callable[[], None], done: Callable[[], object]) -> None:
-        try:
-            if not self._failure:
-                act()
-        except BaseException as error:  # noqa: BLE001 - raised by the next submit() or wait()
-            with self._changed:
-                self._failure = self._failure or error
-        finally:
-            done()
-            with self._changed:
-                self._outstanding -= 1
-                self._changed.notify_all()
-
-
 def _row(found: Found, info: os.stat_result, pack: int | None, line: str, *, trusted: bool = True) -> Row:
     changed = info.st_ctime_ns if trusted else UNTRUSTED
-    return Row(found.key, info.st_size, info.st_mtime_ns, changed, info.st_ino, info.st_dev, pack, line)
+    row = Row(found.key, info.st_size, info.st_mtime_ns, changed, info.st_ino, info.st_dev, pack, line)
+    return row if not _is_odd(info) else _fitting(row)
+
+
+def _is_odd(info: os.stat_result) -> bool:
+    """Whether a look has numbers that the state has no room for, such as a time after 2262."""
+    return not (
+        -HALF <= info.st_mtime_ns < HALF
+        and -HALF <= info.st_ctime_ns < HALF
+        and info.st_ino < HALF
+        and info.st_dev < HALF
+    )
+
+
+def _fitting(row: Row) -> Row:
+    return row._replace(
+        mtime=signed(row.mtime), ctime=signed(row.ctime), inode=signed(row.inode), device=signed(row.device)
+    )
+
+
+def _is_oddly_known(found: Found, before: Known) -> bool:
+    """Whether something with such numbers is as it was, which a plain comparison cannot tell."""
+    return _is_odd(found.info) and not found.fault and _row(found, found.info, None, "")[:6] == before
 
 
 def _file_row(found: Found, read: Read, pieces: tuple[Piece, ...]) -> Row:
-    if pieces and read.info.st_nlink == 1 and not (read.xattrs or read.changed or read.fault):
+    if pieces and read.info.st_nlink == 1 and not (read.xattrs or read.changed or read.fault or read.lacking):
         line = write_file(found.path, read.info, pieces[0])
     else:
         line = write_entry(
-            found.path, read.info, pieces=pieces, xattrs=read.xattrs, changed=read.changed, fault=read.fault
+            found.path,
+            read.info,
+            pieces=pieces,
+            xattrs=read.xattrs,
+            changed=read.changed,
+            fault=read.fault,
+            lacking=read.lacking,
         )
     return _row(found, read.info, pieces[0].pack if pieces else None, line, trusted=read.trusted)
 
@@ -725,13 +683,3 @@ def _file_row(found: Found, read: Read, pieces: tuple[Piece, ...]) -> Row:
 def _pack_of(pieces: Sequence[Piece]) -> int | None:
     packs = {piece.pack for piece in pieces}
     return None if not packs else packs.pop() if len(packs) == 1 else SEVERAL
-
-
-def _clipped(extents: tuple[Extent, ...], length: int) -> tuple[Extent, ...]:
-    """The first extents, as far as they have these many bytes."""
-    clipped = []
-    for extent in extents:
-        if length > 0:
-            clipped.append(Extent(extent.offset, min(extent.length, length)))
-        length -= extent.length
-    return tuple(clipped)
