@@ -17,7 +17,7 @@ import typer
 
 from lifeboat import __version__
 from lifeboat.cli.exit_codes import INTERRUPTED, MEANINGS, exit_code
-from lifeboat.cli.output import remark, say_error
+from lifeboat.cli.output import print_anywhere, remark, say_error
 from lifeboat.errors import LifeboatError
 
 
@@ -188,6 +188,7 @@ def _not_loaded() -> None:
 
 def main() -> None:
     """Run the command in `sys.argv`, and exit with one of `MEANINGS`. With LIFEBOAT_DEBUG set, errors show where."""
+    print_anywhere()
     # A polite end must stop child processes and clear up as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

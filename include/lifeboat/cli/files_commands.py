@@ -25,7 +25,7 @@ from lifeboat.cli.output import remark, say, say_json, showing_progress
 from lifeboat.cli.records import snapshot_record
 from lifeboat.errors import SettingsError
 from lifeboat.files.compare import Difference, differences, entries_in, find_entries
-from lifeboat.files.entries import Entry, EntryType
+from lifeboat.files.entries import Entry, EntryType, for_people
 from lifeboat.files.mirror import mirror_tree
 from lifeboat.files.restore import restore_tree
 from lifeboat.progress import count_text, duration_text, size_text
@@ -212,7 +212,7 @@ def _show_entries(entries: Iterable[Entry], as_json: bool, record: dict[str, Any
     for entry in entries:
         empty = False
         owner = f"{entry.user or entry.uid}:{entry.group or entry.gid}"
-        target = f" -> {entry.target.decode(errors='backslashreplace')}" if entry.target else ""
+        target = f" -> {for_people(entry.target)}" if entry.target else ""
         fault = f"  [{_fault(entry)}]" if _fault(entry) else ""
         kind = _LETTERS.get(entry.type, entry.type[0])
         say(f"{kind} {entry.mode:04o} {owner:<16} {entry.size:>12} {_modified(entry)} {entry.name}{target}{fault}")
@@ -229,13 +229,13 @@ def _entry_record(entry: Entry) -> dict[str, Any]:
         "user": entry.user or entry.uid,
         "group": entry.group or entry.gid,
         "modified": _modified(entry),
-        "target": entry.target.decode(errors="backslashreplace") or None,
+        "target": for_people(entry.target) or None,
         "fault": _fault(entry) or None,
     }
 
 
 def _fault(entry: Entry) -> str:
-    return entry.fault or ("was being changed while it was read" if entry.changed else "")
+    return entry.fault or entry.lacking or ("was being changed while it was read" if entry.changed else "")
 
 
 def _modified(entry: Entry) -> str:

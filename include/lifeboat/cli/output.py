@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +38,9 @@ def remark(text: str) -> None:
 
 def say_json(record: Mapping[str, Any]) -> None:
     """Print the result as one JSON document."""
-    sys.stdout.write(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(record, indent=2, ensure_ascii=not is_unicode)
+    sys.stdout.write(_ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def say_table(
@@ -53,7 +57,7 @@ def say_table(
     for heading in headings:
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # Text, since plain strings would be read as markup
+        table.add_row(*(Text(harmless(cell)) for cell in row))  # Text, since plain strings would be read as markup
     _console(sys.stdout).print(table)
 
 
@@ -91,8 +95,24 @@ def showing_progress(totals: Mapping[str, int] | None = None) -> Iterator[Progre
         yield hear
 
 
+def print_anywhere() -> None:
+    """Have the streams take every character: one that the terminal's encoding has not is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def harmless(text: str) -> str:
+    """A text without what a terminal would act on: names of files and of objects are whatever somebody made them."""
+    return _ACTED_ON.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+# Control characters but line feeds and tabs, and those that have others shown in another order.
+_ACTED_ON = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
 def _print(stream: Any, text: str) -> None:
-    stream.write(f"{text}\n")
+    stream.write(f"{harmless(text)}\n")
     stream.flush()
 
 
