@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from lifeboat.connections import Connection, Lookup, require_connection, variable_of
 from lifeboat.errors import LifeboatError, SettingsError
 from lifeboat.keys import Keyring
+from lifeboat.own_places import OwnPlace
 from lifeboat.presets import commands_of
 from lifeboat.provider_clients import azure_client, s3_client
 from lifeboat.record_cache import RecordCache
 from lifeboat.repositories.contract import Repository
 from lifeboat.retention import Policy
-from lifeboat.settings import EmailSettings, Platform, RepositorySettings
+from lifeboat.settings import EmailSettings, Platform, RepositorySettings, parse_location
 from lifeboat.snapshot import Tier
 from lifeboat.streams import Throttle
 from lifeboat.vault import Member, Vault
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lifeboat.backup import DatabaseSource
     from lifeboat.configuration.files import ConfigurationSource
     from lifeboat.files.mirror import Mirror
-    from lifeboat.files.sync import TreeSource
+    from lifeboat.files.source import TreeSource
     from lifeboat.in_place import Application, Smoke
     from lifeboat.notify.channels import Channel, Mail
     from lifeboat.postgres.connection import PostgresServer
@@ -155,13 +156,33 @@ def databases_named_twice(platform: Platform, lookup: Lookup) -> tuple[str, ...]
     return tuple(said)
 
 
-def tree_source(platform: Platform, name: str) -> TreeSource:
+def own_places(platform: Platform, lookup: Lookup) -> tuple[OwnPlace, ...]:
+    """The folders of this host that platform.yaml and the keyring's connection name as Lifeboat's own."""
+    places = [OwnPlace("Lifeboat's own state", Path(platform.state), platform.place("state"))]
+    for index, repository in enumerate(platform.repositories):
+        if repository.location.scheme == "file":
+            setting = platform.place("repositories", index, "url")
+            places.append(OwnPlace(f"the repository {repository.name}", Path(repository.location.prefix), setting))
+    for index, tree in enumerate(platform.sources.files):
+        if tree.mirror and (location := parse_location(tree.mirror.plain)).scheme == "file":
+            setting = platform.place("sources", "files", index, "mirror", "plain")
+            places.append(OwnPlace(f"the mirror of {tree.name}", Path(location.prefix), setting))
+    with suppress(SettingsError):  # said where keys are needed
+        connection = require_connection(lookup, platform.keyring, platform.place("keyring"))
+        folder, _ = keyring_place(connection)
+        if folder is not None:
+            places.append(OwnPlace("the keyring", folder, variable_of(connection.conn_id), holds_keys=True))
+    return tuple(places)
+
+
+def tree_source(platform: Platform, name: str, lookup: Lookup) -> TreeSource:
     """The tree that platform.yaml protects under this name. Raises `SettingsError`."""
-    from lifeboat.files.sync import TreeSource
+    from lifeboat.files.source import TreeSource
 
     settings = platform.file_tree(name)
     vanishing = settings.may_vanish_percent / 100
-    return TreeSource(name, settings.path, Path(platform.state), settings.exclude, vanishing)
+    own = own_places(platform, lookup)
+    return TreeSource(name, settings.path, Path(platform.state), settings.exclude, vanishing, own)
 
 
 def tree_mirror(platform: Platform, name: str, lookup: Lookup, *, clients: Clients = lambda _: None) -> Mirror | None:
@@ -190,12 +211,12 @@ def tree_mirror(platform: Platform, name: str, lookup: Lookup, *, clients: Clien
     return Mirror(store, settings.layout == "dated", timedelta(days=settings.grace_days))
 
 
-def configuration_source(platform: Platform, name: str) -> ConfigurationSource:
+def configuration_source(platform: Platform, name: str, lookup: Lookup) -> ConfigurationSource:
     """The set of configuration files that platform.yaml protects under this name. Raises `SettingsError`."""
     from lifeboat.configuration.files import ConfigurationSource
 
     settings = platform.configuration(name)
-    return ConfigurationSource(name, Path(settings.root), settings.paths)
+    return ConfigurationSource(name, Path(settings.root), settings.paths, own_places(platform, lookup))
 
 
 def application_of(platform: Platform) -> Application | None:

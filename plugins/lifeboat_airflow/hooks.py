@@ -62,7 +62,7 @@ class PlatformHook(BaseHook):
 
     def configuration(self, name: str) -> ConfigurationSource:
         """The set of configuration files of this name. Raises `SettingsError`."""
-        return configuration_source(self.platform, name)
+        return configuration_source(self.platform, name, self.lookup)
 
     def keyring(self) -> Keyring:
         """The keys at hand, without asking any repository. Raises `KeyringError`, `SettingsError`."""

@@ -149,7 +149,7 @@ def back_up_tree_of(place: Place) -> Any:
     from lifeboat.assembly import tree_source
     from lifeboat.files.sync import back_up_tree
 
-    source = tree_source(load_platform(place.folder / "platform.yaml"), "uploads")
+    source = tree_source(load_platform(place.folder / "platform.yaml"), "uploads", lambda _: None)
     return back_up_tree(place.vault(), source, began=datetime.now(UTC)).snapshot
 
 

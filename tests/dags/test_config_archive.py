@@ -138,7 +138,7 @@ def archive(place: Place) -> str:
     """Archive the set as the DAG does, and return the fingerprint."""
     from lifeboat.assembly import configuration_source
 
-    source = configuration_source(load_platform(place.folder / "platform.yaml"), "settings")
+    source = configuration_source(load_platform(place.folder / "platform.yaml"), "settings", lambda _: None)
     began = task_context()["dag_run"].run_after
     return fingerprint_in(archive_configuration(place.vault(), source, began=began).snapshot)
 

@@ -405,7 +405,8 @@ from lifeboat.repositories.contract import Repository
 from lifeboat.repositories.local import LocalDiskRepository
 from lifeboat.keys import Keyring
 from lifeboat.vault import Member, Vault
-from lifeboat.files.sync import TreeSource, back_up_tree
+from lifeboat.files.source import TreeSource
+from lifeboat.files.sync import back_up_tree
 from lifeboat.keys import *
 signing = SigningKey.generate("x")
 ids = [Identity.generate(n, CLASSIC) for n in ("operations", "escrow")]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lifeboat.files.restore import restore_tree
-from lifeboat.files.sync import TreeSource, back_up_tree
+from lifeboat.files.source import TreeSource
+from lifeboat.files.sync import back_up_tree
 from lifeboat.keys import CLASSIC, Identity, Keyring, SigningKey
 from lifeboat.outcome import BackupOutcome
 from lifeboat.repositories.contract import Repository

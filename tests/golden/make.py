@@ -16,7 +16,8 @@ from pathlib import Path
 
 from lifeboat import sealing
 from lifeboat.custody import rewrap
-from lifeboat.files.sync import TreeSource, back_up_tree
+from lifeboat.files.source import TreeSource
+from lifeboat.files.sync import back_up_tree
 from lifeboat.keys import CLASSIC, Identity, Keyring, SigningKey, write_key
 from lifeboat.repositories.local import LocalDiskRepository
 from lifeboat.snapshot import Kind

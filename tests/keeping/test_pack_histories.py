@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as some
 
 from lifeboat.errors import LifeboatError
-from lifeboat.files.sync import TreeSource, back_up_tree
+from lifeboat.files.source import TreeSource
+from lifeboat.files.sync import back_up_tree
 from lifeboat.healing import heal
 from lifeboat.pack_sweep import LONGEST_SYNC
 from lifeboat.promotion import promote

@@ -107,12 +107,12 @@ class Place:
                     vault, database_source(platform, source, lookup), installed=programs, began=began
                 )
             case Kind.FILES:
-                made = back_up_tree(vault, tree_source(platform, source), began=began)
+                made = back_up_tree(vault, tree_source(platform, source, lookup), began=began)
             case Kind.REDIS:
                 made = back_up_redis(vault, redis_source(platform, source, lookup), began=began)
             case Kind.CONFIG:
                 return archive_configuration(
-                    vault, configuration_source(platform, source), began=began, again=True
+                    vault, configuration_source(platform, source, lookup), began=began, again=True
                 ).snapshot
         return made.snapshot
 

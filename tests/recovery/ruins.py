@@ -178,8 +178,8 @@ class Ruins:
         platform, vault, lookup = means.platform, means.vault, means.lookup
         installed = means.installed()
         back_up_database(vault, database_source(platform, "orders", lookup), installed=installed, began=BEGAN)
-        back_up_tree(vault, tree_source(platform, "uploads"), began=BEGAN)
-        archive_configuration(vault, configuration_source(platform, "configuration"), began=BEGAN)
+        back_up_tree(vault, tree_source(platform, "uploads", lookup), began=BEGAN)
+        archive_configuration(vault, configuration_source(platform, "configuration", lookup), began=BEGAN)
         back_up_redis(vault, redis_source(platform, "sessions", lookup), began=BEGAN)
 
     def back_up_database_again(self) -> None:

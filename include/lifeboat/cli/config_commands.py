@@ -58,7 +58,7 @@ def archive(
     desk = open_desk(platform, env_file)
     vault = desk.vault()
     archived = archive_configuration(
-        vault, configuration_source(desk.platform, source), began=datetime.now(UTC), again=again
+        vault, configuration_source(desk.platform, source, desk.lookup), began=datetime.now(UTC), again=again
     )
     lines = changes_of(vault, archived) if archived.changed else ()
     if as_json:
@@ -144,7 +144,7 @@ def show_difference(
         later = _chosen(desk, other)[1]
         lines = difference(contents_of_snapshot(vault, snapshot), contents_of_snapshot(vault, later))
     else:
-        source = configuration_source(desk.platform, snapshot.manifest.source)
+        source = configuration_source(desk.platform, snapshot.manifest.source, desk.lookup)
         try:
             lines = difference(contents_of_snapshot(vault, snapshot), contents_on_disk(source))
         except WrongIdentity:
@@ -190,7 +190,7 @@ def restore(
     if to is not None:
         restored = restore_to_folder(vault, snapshot, to, only=patterns, repository=repository)
     else:
-        root = configuration_source(desk.platform, snapshot.manifest.source).root
+        root = configuration_source(desk.platform, snapshot.manifest.source, desk.lookup).root
         now = datetime.now(UTC)
         restored = restore_in_place(vault, snapshot, root, now=now, only=patterns, repository=repository)
     if as_json:

@@ -189,7 +189,7 @@ def mirror_files(
     mirror = tree_mirror(desk.platform, tree, desk.lookup)
     if mirror is None:
         raise SettingsError(f"{tree} has no mirror.", hint="Add `mirror: {plain: file:///path}` to it.")
-    done = mirror_tree(tree_source(desk.platform, tree), mirror, now=datetime.now(UTC))
+    done = mirror_tree(tree_source(desk.platform, tree, desk.lookup), mirror, now=datetime.now(UTC))
     if as_json:
         say_json(vars(done))
     else:

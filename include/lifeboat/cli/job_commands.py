@@ -332,7 +332,7 @@ def _back_up_tree(
 
     return back_up_tree(
         vault,
-        tree_source(desk.platform, name),
+        tree_source(desk.platform, name, desk.lookup),
         began=datetime.now(UTC),
         allow_vanished=files_are_gone,
         progress=progress,
@@ -343,7 +343,7 @@ def _back_up_tree(
 def _look_at_tree(desk: Desk, vault: Vault | None, name: str) -> Sequence[str]:
     from lifeboat.files.ready import check_tree, check_tree_ready
 
-    source = tree_source(desk.platform, name)
+    source = tree_source(desk.platform, name, desk.lookup)
     if vault is not None:
         return check_tree_ready(vault, source)
     check_tree(source)
@@ -355,7 +355,7 @@ def _archive_configuration(
 ) -> BackupOutcome:
     from lifeboat.configuration.archiving import archive_configuration
 
-    source = configuration_source(desk.platform, name)
+    source = configuration_source(desk.platform, name, desk.lookup)
     archived = archive_configuration(vault, source, began=datetime.now(UTC), progress=progress)
     for text in archived.listed.remarks:
         remark(f"Warning: {text}")
@@ -366,7 +366,7 @@ def _look_at_configuration(desk: Desk, vault: Vault | None, name: str) -> Sequen
     from lifeboat.configuration.archiving import check_configuration
     from lifeboat.configuration.files import list_files
 
-    source = configuration_source(desk.platform, name)
+    source = configuration_source(desk.platform, name, desk.lookup)
     return list_files(source).remarks if vault is None else check_configuration(vault, source)
 
 

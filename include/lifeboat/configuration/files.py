@@ -19,6 +19,7 @@ from typing import Literal
 
 from lifeboat.configuration.below import chunks_of, opened_below, split
 from lifeboat.errors import SourceError, SourceRefused, SourceUnavailable
+from lifeboat.own_places import OwnPlace, within
 from lifeboat.progress import size_text
 
 LONGEST_FILE = 64 * 1024**2
@@ -50,11 +51,12 @@ What = Literal["file", "link", "folder"]
 
 @dataclass(frozen=True)
 class ConfigurationSource:
-    """Files and patterns below a folder, archived under the name `name`."""
+    """Files and patterns below a folder, archived under the name `name`; `own` are Lifeboat's places on this host."""
 
     name: str
     root: Path
     paths: tuple[str, ...]
+    own: tuple[OwnPlace, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def list_files(source: ConfigurationSource, seen: Seen | None = None) -> FileLis
     all that is there and cannot be archived.
     """
     found = _find(source)
-    entries, obstacles = list(found.entries.values()), list(found.obstacles)
+    entries, obstacles = list(found.entries.values()), [*found.obstacles, *_own_in(source, found.entries)]
     files = [entry for entry in entries if entry.what == "file"]
     if len(files) > MOST_FILES:
         obstacles.append(f"{len(files)} files are more than the limit of {MOST_FILES}.")
@@ -322,6 +324,20 @@ def _entry(path: str, status: os.stat_result) -> Entry | None:
         return None
     size = status.st_size if what == "file" else 0
     return Entry(path, what, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, size)
+
+
+def _own_in(source: ConfigurationSource, found: Mapping[str, Entry]) -> Iterator[str]:
+    """What is found in places of Lifeboat's own: private keys above all."""
+    for own in source.own:
+        below = within(source.root, own.path)
+        if own.holds_keys and below is None and within(own.path, source.root) is not None:
+            below = "."
+        if below is None:
+            continue
+        inside = [path for path in found if below == "." or path.startswith(f"{below}/")]
+        if inside:
+            more = f" and {len(inside) - 1} more" if len(inside) > 1 else ""
+            yield f"{shown(inside[0])}{more} is in {own}, which belongs into no archive."
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

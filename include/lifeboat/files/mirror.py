@@ -19,8 +19,8 @@ from lifeboat.errors import ObjectExists, RepositoryError, SettingsError
 from lifeboat.files.entries import Entry, EntryType, read_entry
 from lifeboat.files.placing import Place
 from lifeboat.files.reading import CHUNK
+from lifeboat.files.source import TreeSource
 from lifeboat.files.state import open_state, signed
-from lifeboat.files.sync import TreeSource
 from lifeboat.own_files import make_file
 from lifeboat.repositories.contract import Repository, is_key
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from lifeboat.errors import RepositoryError, SettingsError
-from lifeboat.files.sync import TreeSource, check_root
+from lifeboat.files.scan import exclude
+from lifeboat.files.source import TreeSource, check_root
+from lifeboat.own_places import other_repositories
 from lifeboat.readiness import look
 from lifeboat.snapshot import Tier
 from lifeboat.vault import Vault
@@ -36,4 +39,12 @@ def check_tree_ready(vault: Vault, source: TreeSource, *, allow_vanished: bool =
             return
         check_root(source, snapshots[-1] if snapshots else None, allow_vanished)
 
-    return look(vault, source.name, (lambda: check_tree(source), check_against_last))
+    remarks = look(vault, source.name, (lambda: check_tree(source), check_against_last))
+    return (*remarks, *_repositories_in(source))
+
+
+def _repositories_in(source: TreeSource) -> Iterator[str]:
+    for below in other_repositories(source.path, exclude(source.exclude)):
+        place = source.path if below == "." else f"{below} in {source.path}"
+        remedy = "" if below == "." else f" If nobody means that, add `exclude: ['/{below}/']` to the tree."
+        yield f"{source.name}: {place} is a repository of Lifeboat; all that is stored there is stored again.{remedy}"

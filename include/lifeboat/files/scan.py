@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from lifeboat.errors import SettingsError
 
@@ -52,10 +53,13 @@ class Found:
         return self.path.replace(b"/", b"\0")
 
 
-def scan(root: str, excluded: Excluded | None = None) -> Iterator[Found]:
+def scan(
+    root: str, excluded: Excluded | None = None, shunned: Mapping[tuple[int, int], str] = MappingProxyType({})
+) -> Iterator[Found]:
     """Yield the root and everything in it. Raises `OSError` when the root cannot be opened or listed.
 
-    What vanishes meanwhile is left out. A folder that cannot be opened has a `fault`, and nothing below it is found.
+    What vanishes meanwhile is left out. A folder that cannot be opened has a `fault`, and nothing below it is found; so
+    has one that is `shunned`, by its device and inode, and why.
     """
     opened = Folder(os.open(root, FOLDER_FLAGS & ~os.O_NOFOLLOW))
     names = os.listdir(opened.fd)  # noqa: PTH208 - an open folder has no path
@@ -66,7 +70,7 @@ def scan(root: str, excluded: Excluded | None = None) -> Iterator[Found]:
         if not level.names:
             waiting.pop()
             continue
-        found, names = _look(level, level.names.pop(), excluded)
+        found, names = _look(level, level.names.pop(), excluded, shunned)
         if found is None:
             continue
         yield found
@@ -85,7 +89,9 @@ class _Level:
         self.prefix, self.shown, self.folder, self.names = prefix, shown, folder, names
 
 
-def _look(level: _Level, name: str, excluded: Excluded | None) -> tuple[Found | None, list[str]]:
+def _look(
+    level: _Level, name: str, excluded: Excluded | None, shunned: Mapping[tuple[int, int], str]
+) -> tuple[Found | None, list[str]]:
     try:
         info = os.stat(name, dir_fd=level.folder.fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -98,6 +104,9 @@ def _look(level: _Level, name: str, excluded: Excluded | None) -> tuple[Found | 
         return None, []
     found = Found(level.prefix + os.fsencode(name), level.folder, name, info)
     if not is_folder:
+        return found, []
+    if shunned and (info.st_dev, info.st_ino) in shunned:
+        found.fault = shunned[info.st_dev, info.st_ino]
         return found, []
     try:
         found.opened = Folder(os.open(name, FOLDER_FLAGS, dir_fd=level.folder.fd))

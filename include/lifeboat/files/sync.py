@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 
-from lifeboat.errors import IntegrityError, RepositoryError, SourceRefused, SourceUnavailable
+from lifeboat.errors import IntegrityError, RepositoryError, SourceUnavailable
 from lifeboat.files.attributes import Attributes, attributes_by_name, attributes_of
 from lifeboat.files.entries import Extent, Piece, write_entry, write_file
 from lifeboat.files.index import INDEX, INDEX_MEDIA_TYPE, index_of, write_index
@@ -38,11 +37,13 @@ from lifeboat.files.reading import (
     too_thin,
 )
 from lifeboat.files.scan import Found, exclude, scan
+from lifeboat.files.source import TreeSource, check_root, refuse_vanished
 from lifeboat.files.state import HALF, SEVERAL, UNTRUSTED, Known, Row, State, open_state, signed
 from lifeboat.files.turns import SLOW, little_garbage
 from lifeboat.files.work import Work
 from lifeboat.marks import marked_packs
 from lifeboat.outcome import BackupOutcome, lacking
+from lifeboat.own_places import identities
 from lifeboat.packs import packs_in
 from lifeboat.snapshot import Kind, Tier
 from lifeboat.vault import Progress, Snapshot, SnapshotWriter, Vault
@@ -55,23 +56,6 @@ ROWS = 1000
 
 RECENT = 100_000
 """Contents of this run that are remembered, so that copies of a file are stored once."""
-
-FEW = 20
-"""A tree of fewer files may lose any of them, but not all."""
-
-
-@dataclass(frozen=True)
-class TreeSource:
-    """A tree of files that is backed up under the name `name`; `state` is the folder for what is remembered of it.
-
-    `vanishing` is the share of its files that may be missing since the last snapshot without anybody being asked.
-    """
-
-    name: str
-    path: str
-    state: Path
-    exclude: tuple[str, ...] = ()
-    vanishing: float = 0.5
 
 
 @dataclass
@@ -138,7 +122,7 @@ def back_up_tree(
         with little_garbage():
             run.pack_changes()
         if not allow_vanished:
-            _refuse_vanished(source, run.tally, last)
+            refuse_vanished(source, last, files=run.tally.files, hidden=run.tally.hidden)
         run.forget_vanished()
         needed = state.needed()
         packs = [stored for stored in state.packs() if stored.number in needed]
@@ -148,45 +132,6 @@ def back_up_tree(
         for example in run.tally.examples:
             report(example)
     return BackupOutcome(snapshot, False, lacking(vault, snapshot, writer.failures))
-
-
-def check_root(source: TreeSource, last: Snapshot | None, allow_vanished: bool = False) -> None:
-    """Raise `SourceError` when the root is not there, cannot be read, or is empty though it was not."""
-    try:
-        with os.scandir(source.path) as entries:
-            empty = next(entries, None) is None
-        os.close(os.open(source.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except FileNotFoundError:
-        raise SourceUnavailable(
-            f"{source.name}: there is no folder {source.path}.", hint="Mount it, or correct `path` in platform.yaml."
-        ) from None
-    except OSError as error:
-        raise SourceRefused(
-            f"{source.name}: {source.path} cannot be read: {error.strerror}.",
-            hint="Let the user that runs Lifeboat read the folder.",
-        ) from error
-    before = last.manifest.facts.get("files", 0) if last else 0
-    if empty and before and not allow_vanished:
-        raise SourceUnavailable(
-            f"{source.name}: {source.path} is empty; the last snapshot has {before} files.", hint=_VANISHED_HINT
-        )
-
-
-_VANISHED_HINT = (
-    "Is it mounted? If the files were really deleted, back up once with `--i-know-these-files-are-gone`, or the form's "
-    "field of that name."
-)
-
-
-def _refuse_vanished(source: TreeSource, tally: Tally, last: Snapshot | None) -> None:
-    before = int(last.manifest.facts.get("files", 0)) if last else 0
-    # What is in a folder that cannot be entered any more has not vanished: that folder is named, and this goes on.
-    gone = before - tally.files - tally.hidden
-    if (before >= FEW and gone > source.vanishing * before) or (before and not tally.files + tally.hidden):
-        raise SourceUnavailable(
-            f"{source.name}: {gone} of {before} files have vanished from {source.path} since the last snapshot.",
-            hint=_VANISHED_HINT,
-        )
 
 
 # ---- what is remembered ---------------------------------------------------------------------------------------------
@@ -306,7 +251,7 @@ class _Run:
         known = self._state.known()
         here = next(known, None)
         try:
-            for found in scan(self._source.path, exclude(self._source.exclude)):
+            for found in scan(self._source.path, exclude(self._source.exclude), identities(self._source.own)):
                 key = found.key
                 while here is not None and here.key < key:
                     self._gone(here)

@@ -69,6 +69,6 @@ class Means:
 
         Raises `SettingsError`.
         """
-        found = configuration_source(self.platform, source)
+        found = configuration_source(self.platform, source, self.lookup)
         target = request.targets.get(source)
         return found if target is None else replace(found, root=Path(target))

@@ -41,7 +41,7 @@ class FilesPreflightOperator(SourceOperator):
         """Look, and say what was seen."""
         self.require_typed(files_are_gone=bool)
         hook = VaultHook()
-        source = tree_source(hook.platform, self.source)
+        source = tree_source(hook.platform, self.source, hook.lookup)
         self.log.info("Looking whether %s (%s) can be backed up", source.name, source.path)
         seen = check_tree_ready(hook.open(), source, allow_vanished=self.files_are_gone is True)
         remarks = (*hook.loaded.remarks(), *seen)
@@ -71,7 +71,7 @@ class FileSyncOperator(SourceOperator):
         """Back up, and say how it went."""
         self.require_typed(files_are_gone=bool)
         hook = VaultHook()
-        source = tree_source(hook.platform, self.source)
+        source = tree_source(hook.platform, self.source, hook.lookup)
         self.log.info("Backing up %s (%s)", source.name, source.path)
         outcome = back_up_tree(
             hook.open(),
@@ -121,7 +121,7 @@ class MirrorTreeOperator(SourceOperator):
         if mirror is None:
             self.log.info("%s has no mirror.", self.source)
             return None
-        done = mirror_tree(tree_source(hook.platform, self.source), mirror, now=datetime.now(UTC))
+        done = mirror_tree(tree_source(hook.platform, self.source, hook.lookup), mirror, now=datetime.now(UTC))
         for text in done.left_out:
             self.log.warning("Left out of the mirror: %s", text)
         self.log.info("%s/%s, which is not encrypted: %s", mirror.repository.url, done.prefix, vars(done))
