@@ -34,6 +34,7 @@ from tests.configuration.conftest import (
     Place,
     tree,
 )  # fmt: skip
+from tests.files.test_unfinished import steps
 
 STAMP = "20261123T030000Z"
 
@@ -323,6 +324,19 @@ def test_killed_at_any_step_no_file_is_ever_missing_or_half_and_the_next_restore
         kept = [text for path, (text, _) in now.items() if ".before-" in path]
         assert kept.count(f"broken before step {step}") >= len(FILES), f"something was lost at step {step}"
     assert killed > 8
+
+
+def test_a_folder_that_was_not_finished_is_removed_by_the_next_restore(place: Place) -> None:
+    place.archive()
+    said: list[str] = []
+
+    for step in steps(("mkdir", "fsync"), lambda: to_folder(place)):
+        done = restore_to_folder(place.vault(), place.snapshots()[0], place.folder / f"next {step}")
+        assert not [path for path in place.folder.iterdir() if path.name.startswith(".")]
+        said += done.notes
+
+    assert len(said) > 3
+    assert all("which a restore that was ended had left, is removed" in note for note in said)
 
 
 # ---- proving --------------------------------------------------------------------------------------------------------

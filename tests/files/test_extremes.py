@@ -25,6 +25,8 @@ from tests.other_user import as_other_user
 
 NANO = 10**9
 
+pytestmark = pytest.mark.ordinary
+
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:

@@ -198,6 +198,8 @@ def restore(
         kept = {shown(path): shown(name) for path, name in restored.kept}
         say_json({"snapshot": snapshot_record(snapshot), "target": str(restored.target), **lists, "kept": kept})
         return
+    for note in restored.notes:
+        remark(f"Note: {note}")
     say(f"{snapshot.label} is restored to {restored.target}: {count_text(len(restored.written), 'file')} written.")
     if restored.unchanged:
         say(f"{count_text(len(restored.unchanged), 'file')} already as archived, and left alone.")

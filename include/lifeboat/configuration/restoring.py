@@ -10,8 +10,6 @@ import errno
 import fnmatch
 import hashlib
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lifeboat.aside import MadeAside
 from lifeboat.configuration.archive import ARTIFACT, read_archive
 from lifeboat.configuration.below import chunks_of, folder_below, opened_below, split
 from lifeboat.configuration.files import PART_SUFFIX, Entry, shown
@@ -34,13 +33,14 @@ LONGEST_NAME = 255
 class Restored:
     """What a restore has put where. `kept` has the name of each previous file, by the path of the one that replaced it.
 
-    `unchanged` were as they had been archived already.
+    `unchanged` were as they had been archived already. `notes` say what ended restores had left there.
     """
 
     target: Path
     written: tuple[str, ...]
     unchanged: tuple[str, ...] = ()
     kept: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def restore_to_folder(
@@ -54,22 +54,15 @@ def restore_to_folder(
     require_configuration(snapshot)
     if os.path.lexists(folder) and not (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
         raise SettingsError(f"{folder} exists and is not empty.", hint="Choose another folder, or restore in place.")
-    aside = folder.absolute().parent / f".{folder.name[:100]}-{secrets.token_hex(4)}{PART_SUFFIX}"
     try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        aside.mkdir(mode=0o700)
-        try:
-            stage = _Stage(aside, str)
+        with MadeAside(folder, PART_SUFFIX) as aside:
+            stage = _Stage(aside.folder, str)
             stage.take(vault.read(snapshot, ARTIFACT, repository=repository), only)
             _check_found(stage.entries, only, snapshot)
             stage.finish_folders()
-            aside.rename(folder)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
     except OSError as error:
         raise _failed(snapshot, folder, error) from error
-    return Restored(folder, tuple(entry.path for entry in stage.entries))
+    return Restored(folder, tuple(entry.path for entry in stage.entries), notes=aside.notes)
 
 
 def restore_in_place(

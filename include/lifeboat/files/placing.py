@@ -26,13 +26,15 @@ ASIDE = ".lifeboat-"
 class Place:
     """A folder that things are put into. Safe to use from several threads.
 
-    `is_new`: nothing was in it, and nobody else puts anything there, so that files need not be made aside. `notes` are
+    `is_new`: nothing was in it, and nobody else puts anything there, so that files need not be made aside. What is made
+    aside has `run` in its name. `notes` are
     properties that could not be put back, by reason; `differing` of them are owners, modes and times.
     """
 
-    def __init__(self, root: str, *, is_new: bool) -> None:
+    def __init__(self, root: str, *, is_new: bool, run: str = "") -> None:
         self.root = Folder(os.open(root, FOLDER_FLAGS & ~os.O_NOFOLLOW))
         self.is_new = is_new
+        self._aside = f"{ASIDE}{run}".encode()
         self._local = threading.local()
         self._privileged = os.geteuid() == 0
         self._own = os.geteuid(), os.getegid()
@@ -63,7 +65,7 @@ class Place:
     def new_file(self, entry: Entry) -> Iterator[int]:
         """A file to be written; it has its name once nothing was raised."""
         folder, name = self._parent(entry.path)
-        aside = name if self.is_new else ASIDE.encode() + secrets.token_hex(8).encode()
+        aside = name if self.is_new else self._aside + secrets.token_hex(8).encode()
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(aside, flags, 0o600, dir_fd=folder.fd)
         try:
@@ -168,7 +170,7 @@ class Place:
 
     def _put(self, folder: Folder, name: bytes, make: Callable[[bytes], None]) -> None:
         """Make something aside and give it its name, in the place of what had it before, unless that is a folder."""
-        aside = ASIDE.encode() + secrets.token_hex(8).encode()
+        aside = self._aside + secrets.token_hex(8).encode()
         make(aside)
         try:
             os.rename(aside, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from lifeboat.aside import MadeAside
 from lifeboat.copies import Copies, passed_over, tell_of_damage
 from lifeboat.errors import (
     EvidenceMismatch,
@@ -32,6 +32,7 @@ from lifeboat.files.placing import Place, owner_here
 from lifeboat.files.reading import read_extents
 from lifeboat.files.scan import check_pattern, exclude
 from lifeboat.files.turns import Turns, little_garbage
+from lifeboat.files.unfinished import marked
 from lifeboat.files.unpacking import Source, stretches
 from lifeboat.progress import PhaseClock, Report
 from lifeboat.snapshot import Kind
@@ -148,10 +149,17 @@ def _restore_by(
         with clock.phase("index"):
             index = index_of(vault, snapshot, repository=index_from)
         source = Source(vault, snapshot, index, repository=repository)
-        folder = target if into_existing else stack.enter_context(_made_aside(target))
         result = TreeRestore(target)
+        run_name = secrets.token_hex(4)
+        if into_existing:
+            folder = target
+            result.notes += stack.enter_context(marked(target, run_name))
+        else:
+            aside = stack.enter_context(_made_aside(target))
+            folder = aside.folder
+            result.notes += aside.notes
         with clock.phase("files"):
-            place = Place(str(folder), is_new=not into_existing)
+            place = Place(str(folder), is_new=not into_existing, run=run_name)
             run = _Run(index, source, place, patterns, only, result, progress)
             with little_garbage():
                 run.restore()
@@ -171,36 +179,24 @@ def check_files(snapshot: Snapshot) -> None:
         )
 
 
-class _made_aside:
-    """A new folder beside the target, which becomes the target when all went well, and goes again otherwise."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._aside = target.parent / f".{target.name}.{secrets.token_hex(4)}.unfinished"
-
-    def __enter__(self) -> Path:
-        target = self._target
-        if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-            raise SettingsError(
-                f"{target} exists already, and is not an empty folder.",
-                hint="Name a new folder, or say that files in it may be replaced: `--into-existing`.",
-            )
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._aside.mkdir(0o700)
-        except OSError as error:
-            raise SettingsError(
-                f"{target} cannot be made: {error.strerror}.", hint="Name a folder that this user can make."
-            ) from error
-        return self._aside
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            return
-        if self._target.exists():
-            self._target.rmdir()
-        self._aside.rename(self._target)
+@contextmanager
+def _made_aside(target: Path) -> Iterator[MadeAside]:
+    """A new folder beside the target. Raises `SettingsError` for a target that is there, or cannot be made."""
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise SettingsError(
+            f"{target} exists already, and is not an empty folder.",
+            hint="Name a new folder, or say that files in it may be replaced: `--into-existing`.",
+        )
+    aside = MadeAside(target)
+    try:
+        aside.__enter__()
+    except OSError as error:
+        raise SettingsError(
+            f"{target} cannot be made: {error.strerror}.", hint="Name a folder that this user can make."
+        ) from error
+    with ExitStack() as stack:
+        stack.push(aside)
+        yield aside
 
 
 @dataclass
