@@ -207,7 +207,7 @@ def test_preflight_names_every_obstacle_at_once(place: Place) -> None:
     with pytest.raises(NotReady) as caught:
         check_configuration(vault, place.source)
 
-    assert "k8s/core.yaml has 1.0 GiB" in caught.value.message
+    assert "k8s/core.yaml with 1.0 GiB" in caught.value.message
     assert "no signing key" in caught.value.message
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 import pytest
 
 from lifeboat.configuration import files
-from lifeboat.configuration.files import FileList, list_files, read_listed, shown
+from lifeboat.configuration.files import ConfigurationSource, FileList, list_files, read_listed, shown
+from lifeboat.configuration.restoring import restore_to_folder
 from lifeboat.errors import SourceRefused, SourceUnavailable
 from tests.configuration.conftest import FILES, Place, somebody_else
+from tests.other_user import as_other_user
 from tests.processes import be_dumpable
 
 
@@ -93,13 +97,53 @@ def test_an_unreadable_folder_is_refused_and_not_taken_for_an_empty_one(place: P
 
 
 def test_a_huge_file_is_refused_with_the_limit_before_it_is_read(place: Place) -> None:
-    os.truncate(place.write("k8s/core.yaml", ""), 1024**3)
+    os.truncate(place.write("k8s/core.yaml", ""), 2 * 1024**3)
     read_before = bytes_read()
 
     said = refusal(place)
 
-    assert "k8s/core.yaml has 1.0 GiB: more than the limit of 64.0 MiB for a configuration file." in said
+    assert "2.0 GiB in all are more than the limit of 1.0 GiB. The largest: k8s/core.yaml with 2.0 GiB, " in said
+    assert "can be a tree of `sources.files`" in said
     assert bytes_read() - read_before < 1024**2
+
+
+def test_a_file_of_more_than_64_mebibytes_is_archived_and_comes_back(place: Place) -> None:
+    place.write("k8s/core.yaml", "beginning")
+    with (place.root / "k8s" / "core.yaml").open("r+b") as file:
+        file.truncate(65 * 1024**2)
+        file.seek(0, os.SEEK_END)
+        file.write(b"end")
+
+    place.archive()
+
+    restored = restore_to_folder(place.vault(), place.snapshots()[0], place.folder / "new")
+    assert "k8s/core.yaml" in restored.written
+    assert filecmp.cmp(place.root / "k8s" / "core.yaml", place.folder / "new" / "k8s" / "core.yaml", shallow=False)
+
+
+@pytest.mark.parametrize("pattern", ["closed/app.conf", "closed/*.conf", "**", "closed"])
+def test_what_an_ordinary_user_may_not_look_at_is_refused_and_not_taken_for_missing(pattern: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        (root / "app.conf").touch()
+        (root / "closed").mkdir()
+        (root / "closed" / "app.conf").touch()
+        (root / "closed" / "deeper").mkdir()
+        for mode in (0o644, 0o600):  # listed and not entered; neither
+            (root / "closed").chmod(mode)
+
+            def act() -> list[str]:
+                try:
+                    listed = list_files(ConfigurationSource("settings", root, ("app.conf", pattern)))
+                except SourceRefused as error:
+                    return [error.message]
+                return [*listed.remarks, "was archived"]
+
+            said = "\n".join(as_other_user(act))
+            assert "closed" in said
+            assert "Permission denied" in said
+            assert "was archived" not in said
 
 
 def bytes_read() -> int:

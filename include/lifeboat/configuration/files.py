@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,14 +22,14 @@ from lifeboat.errors import SourceError, SourceRefused, SourceUnavailable
 from lifeboat.own_places import OwnPlace, within
 from lifeboat.progress import size_text
 
-LONGEST_FILE = 64 * 1024**2
-"""Bytes of the largest file that is archived."""
-
-LONGEST_ALL = 256 * 1024**2
-"""Bytes of all files of a set together."""
+LONGEST_ALL = 1024**3
+"""Bytes of all files of a set together: each change archives all of them anew."""
 
 MOST_FILES = 5000
 """How many files a set has at most."""
+
+NAMED = 3
+"""How many of the largest files an error names."""
 
 MOST_LINKS = 40
 """How many symlinks lead from one to the next, as in the kernel."""
@@ -104,13 +104,12 @@ def list_files(source: ConfigurationSource, seen: Seen | None = None) -> FileLis
     files = [entry for entry in entries if entry.what == "file"]
     if len(files) > MOST_FILES:
         obstacles.append(f"{len(files)} files are more than the limit of {MOST_FILES}.")
-    obstacles += [f"{shown(entry.path)} {_too_long(entry.size)}" for entry in files if entry.size > LONGEST_FILE]
-    total = sum(entry.size for entry in files if entry.size <= LONGEST_FILE)
+    total = sum(entry.size for entry in files)
     if total > LONGEST_ALL:
-        obstacles.append(f"{size_text(total)} in all are more than the limit of {size_text(LONGEST_ALL)}.")
+        obstacles.append(_too_much(files, total))
     restless: list[str] = []
     for index, entry in enumerate(entries):
-        if entry.what == "file" and entry.size <= LONGEST_FILE and len(files) <= MOST_FILES and total <= LONGEST_ALL:
+        if entry.what == "file" and len(files) <= MOST_FILES and total <= LONGEST_ALL:
             try:
                 entries[index] = _digested(source.root, entry, seen)
             except _Restless:
@@ -220,7 +219,7 @@ class _Search:
             for name in self._names(folder):
                 if fnmatch.fnmatchcase(name, head) and name.startswith(".") == head.startswith("."):
                     yield from self._matching(rest, _join(folder, name))
-        elif os.path.lexists(self.root / folder / head):
+        elif self._is_there(_join(folder, head)):
             yield from self._matching(rest, _join(folder, head))
 
     def _take(self, path: str, visited: set[str]) -> None:
@@ -297,7 +296,21 @@ class _Search:
             return []
 
     def _is_own_folder(self, path: str) -> bool:
-        return (self.root / path).is_dir() and not (self.root / path).is_symlink()
+        status = self._look(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)
+
+    def _is_there(self, path: str) -> bool:
+        return self._look(path) is not None
+
+    def _look(self, path: str) -> os.stat_result | None:
+        """What is there under a path, if anything; what nobody lets us look at is an obstacle, and not nothing."""
+        try:
+            return os.lstat(self.root / path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            self._obstruct(path, f"cannot be looked at: {error.strerror}.")
+            return None
 
     def _obstruct(self, path: str, why: str) -> None:
         text = f"{shown(path)} {why}"
@@ -353,8 +366,8 @@ def _digested(root: Path, entry: Entry, seen: Seen | None) -> Entry:
                 now = _entry(entry.path, status)
                 if now is None or now.what != "file":
                     raise _Restless
-                if now.size > LONGEST_FILE:
-                    raise _Obstacle(_too_long(now.size))
+                if now.size > LONGEST_ALL:
+                    raise _Obstacle(f"has {size_text(now.size)}: the limit is {size_text(LONGEST_ALL)} in all.")
                 known = seen.get(entry.path) if seen is not None else None
                 if known is not None and known[0] == _looks(status):
                     return _with_digest(now, now.size, known[1])
@@ -369,8 +382,13 @@ def _digested(root: Path, entry: Entry, seen: Seen | None) -> Entry:
     raise _Restless
 
 
-def _too_long(size: int) -> str:
-    return f"has {size_text(size)}: more than the limit of {size_text(LONGEST_FILE)} for a configuration file."
+def _too_much(files: Sequence[Entry], total: int) -> str:
+    largest = sorted(files, key=lambda entry: -entry.size)[:NAMED]
+    named = ", ".join(f"{shown(entry.path)} with {size_text(entry.size)}" for entry in largest)
+    return (
+        f"{size_text(total)} in all are more than the limit of {size_text(LONGEST_ALL)}. The largest: {named}. "
+        "What is no configuration can be a tree of `sources.files`, which has no limit."
+    )
 
 
 def _digest(descriptor: int, size: int) -> str:
