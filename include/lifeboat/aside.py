@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,9 @@ from lifeboat.own_files import is_own_folder, open_own
 SUFFIX = ".unfinished"
 """How the names of folders and marks end."""
 
-TEXT = b"Lifeboat is restoring here. This file goes when it is done, and with the next restore if it was ended.\n"
+TEXT = (
+    "Lifeboat on {host} is restoring here. This file goes when it is done, and if it was ended with the next restore.\n"
+)
 
 _MARK = re.compile(r"(\..*\.[0-9a-f]{8})\.mark(\.unfinished|\.lifeboat-part)", re.DOTALL)
 _FOLDER = re.compile(r"\..*\.[0-9a-f]{8}\.unfinished", re.DOTALL)
@@ -35,7 +38,7 @@ class Mark:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with suppress(OSError):  # where no locks are known, nobody gets one, and nothing is taken for left
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(self._file, TEXT)
+        os.write(self._file, text_here())
 
     def holds(self) -> bool:
         """Whether it is still there: another restore may have taken it for one that was left, before it was locked."""
@@ -106,10 +109,11 @@ def remove_left(parent: Path) -> Iterator[str]:
         if found is None:
             continue
         folder = parent / f"{found[1]}{found[2]}"
-        marked.add(folder.name)
         file = held_by_nobody(path)
         if file is None:
+            marked |= {folder.name} if _is_held(path) else set()
             continue
+        marked.add(folder.name)
         try:
             if is_own_folder(folder):
                 remove_tree(folder)
@@ -125,7 +129,10 @@ def remove_left(parent: Path) -> Iterator[str]:
             os.close(file)
     for path in _names_in(parent):
         if _FOLDER.fullmatch(path.name) and path.name not in marked and is_own_folder(path):
-            yield f"{path} looks like what a restore by an older Lifeboat has left; look into it, and remove it"
+            yield (
+                f"{path} looks like what a restore by an older Lifeboat, or on another host, has left; look into it, "
+                "and remove it"
+            )
 
 
 def held_by_nobody(mark: Path) -> int | None:
@@ -136,12 +143,29 @@ def held_by_nobody(mark: Path) -> int | None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.pread(file, len(TEXT) + 1, 0) in (TEXT, b"") and os.path.samestat(os.fstat(file), mark.lstat()):
+        if os.pread(file, 1000, 0) in (text_here(), b"") and os.path.samestat(os.fstat(file), mark.lstat()):
             return file
     except OSError:  # somebody is at work, or no locks are known here
         pass
     os.close(file)
     return None
+
+
+def _is_held(mark: Path) -> bool:
+    with suppress(OSError):
+        file = open_own(mark)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+    return False
+
+
+def text_here() -> bytes:
+    """What a mark of this host holds. Not every network file system shows another host's locks."""
+    return TEXT.format(host=socket.gethostname()).encode()
 
 
 def remove_tree(folder: Path) -> None:

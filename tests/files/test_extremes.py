@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -307,6 +309,86 @@ def test_a_file_whose_first_name_goes_while_the_tree_is_walked_is_kept_by_its_ot
     restored = tree.restore()
     assert (restored / "2 second").read_bytes() == b"delivered"
     assert (restored / "3 third").stat().st_ino == (restored / "2 second").stat().st_ino
+
+
+def nest(root: Path, depth: int, name: str = "d") -> None:
+    """Folders within one another, each with a file whose name comes after the folder's."""
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(depth):
+        os.close(os.open("later", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=here))
+        os.mkdir(name, dir_fd=here)
+        deeper = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(here)
+
+
+def test_folders_may_be_nested_deeper_than_a_process_may_have_files_open(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    nest(tree.root, 700)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (500, limits[1]))
+    try:
+        snapshot = tree.snapshot()
+        tree.restore(snapshot)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert tree.said == []
+    facts = snapshot.manifest.facts
+    assert (facts["files"], facts["folders"], facts["partial"]) == (700, 701, False)
+    subprocess.run(["rm", "-rf", tree.root, tmp_path / "restored"], check=True)
+
+
+def test_a_path_that_never_ends_is_named_where_it_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "LONGEST_PATH", 1024)
+    tree = Tree(tmp_path)
+    nest(tree.root, 20, "d" * 100)
+
+    snapshot = tree.snapshot()
+
+    assert snapshot.manifest.facts["unreadable"] == 1
+    assert tree.said[0].endswith("its path has more than 1 KiB")
+    assert snapshot.manifest.facts["files"] == 12
+
+
+def test_a_folder_that_is_moved_away_while_it_is_walked_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "HELD_OPEN", 2)
+    tree = Tree(tmp_path)
+    tree.write("a/b/c/d/deep")
+    for name in ("a/b/c/zz late", "a/zz late", "zz late"):
+        tree.write(name)
+    (tmp_path / "elsewhere").mkdir()
+    found = []
+
+    for item in scan.scan(str(tree.root)):
+        found.append((item.path.decode(), item.fault))
+        if item.path == b"a/b/c/d/deep":
+            (tree.root / "a" / "b").rename(tmp_path / "elsewhere" / "b")
+
+    assert found[-3:] == [("a/b/c/zz late", ""), ("a/zz late", ""), ("zz late", "")]
+
+
+def test_a_folder_that_nothing_leads_to_any_more_is_told_by_all_that_was_left_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "HELD_OPEN", 2)
+    tree = Tree(tmp_path)
+    for name in ("a/b/c/d/deep", "a/b/zz late", "a/zz late", "zz late"):
+        tree.write(name)
+    found = []
+
+    for item in scan.scan(str(tree.root)):
+        found.append((item.path.decode(), item.fault))
+        if item.path == b"a/b/c/d/deep":
+            (tree.root / "a" / "b" / "c").rename(tmp_path / "c")
+            (tree.root / "a" / "b").rename(tmp_path / "b")
+
+    gone = "No such file or directory"
+    assert found[-3:] == [("a/b/zz late", gone), ("a/zz late", ""), ("zz late", "")]
 
 
 # ---- what an ordinary user meets ------------------------------------------------------------------------------------

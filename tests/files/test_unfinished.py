@@ -120,26 +120,30 @@ def test_what_a_restore_that_goes_on_is_making_is_left_alone(tree: Tree, tmp_pat
     assert (tmp_path / "going on" / "file").exists()
 
 
-@pytest.mark.parametrize("what", ["no mark", "a mark of another text", "a mark that is a link", "another name"])
+@pytest.mark.parametrize(
+    "what", ["no mark", "a mark of another host", "a mark of another text", "a mark that is a link", "another name"]
+)
 def test_what_is_not_ours_for_certain_is_left_and_told_at_most(tree: Tree, tmp_path: Path, what: str) -> None:
     snapshot: Snapshot = tree.snapshot()
     place = tmp_path / "place"
     name = ".mine.0123abcd" if what != "another name" else ".mine.0123abcdef"
     folder, mark = place / f"{name}.unfinished", place / f"{name}.mark.unfinished"
     (folder / "precious").mkdir(parents=True)
-    (tmp_path / "text").write_bytes(aside.TEXT)
-    if what == "a mark of another text":
+    (tmp_path / "text").write_bytes(aside.text_here())
+    if what == "a mark of another host":
+        mark.write_text(aside.TEXT.format(host="elsewhere"))
+    elif what == "a mark of another text":
         mark.write_text("my own notes")
     elif what == "a mark that is a link":
         mark.symlink_to(tmp_path / "text")
     elif what == "another name":
-        mark.write_bytes(aside.TEXT)
+        mark.write_bytes(aside.text_here())
 
     done = restore_tree(tree.vault, snapshot, place / "restored")
 
     assert (folder / "precious").exists()
     assert all("look into it, and remove it" in note for note in done.notes)
-    assert len(done.notes) == (what == "no mark")
+    assert len(done.notes) == (what != "another name")
 
 
 def test_a_target_with_the_longest_name_is_made(tree: Tree, tmp_path: Path) -> None:

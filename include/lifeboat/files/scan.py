@@ -17,6 +17,12 @@ from lifeboat.errors import SettingsError
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+HELD_OPEN = 128
+"""Folders within one another that are held open; those above them are opened again by what is in them."""
+
+LONGEST_PATH = 32 * 1024
+"""Bytes of a path below which nothing is looked for: everything in the index has its path in full."""
+
 Excluded = Callable[[str, bool], bool]
 """Whether a path, and whether it is a folder's, is to be left out."""
 
@@ -69,6 +75,8 @@ def scan(
         level = waiting[-1]
         if not level.names:
             waiting.pop()
+            if waiting and waiting[-1].closed:
+                yield from waiting[-1].open_again(level.folder, opened)
             continue
         found, names = _look(level, level.names.pop(), excluded, shunned)
         if found is None:
@@ -77,16 +85,45 @@ def scan(
         if found.opened is not None:
             shown = f"{level.shown}{found.name}/" if excluded else ""
             waiting.append(_Level(found.path + b"/", shown, found.opened, names))
+            if len(waiting) > HELD_OPEN:
+                waiting[-HELD_OPEN - 1].close(opened)
 
 
 class _Level:
     """A folder being walked, and the names in it whose turn has not come, the next one last."""
 
-    __slots__ = ("folder", "names", "prefix", "shown")
+    __slots__ = ("closed", "folder", "names", "prefix", "shown")
 
     def __init__(self, prefix: bytes, shown: str, folder: Folder, names: list[str]) -> None:
         names.sort(key=os.fsencode, reverse=True)
         self.prefix, self.shown, self.folder, self.names = prefix, shown, folder, names
+        self.closed: tuple[int, int] | None = None
+
+    def close(self, root: Folder) -> None:
+        """Let go of the folder, but for what it is: a process may not have very many open."""
+        if not self.closed:
+            info = os.fstat(self.folder.fd)
+            self.closed, self.folder = (info.st_dev, info.st_ino), root
+
+    def open_again(self, below: Folder, root: Folder) -> Iterator[Found]:
+        """Open it by what was in it, or by its path; where neither leads there, yields all left in it with a fault."""
+        fault = "its folder was moved meanwhile"
+        for names, start in (([b".."], below), (self.prefix.split(b"/")[:-1], root)):
+            try:
+                folder = start
+                for name in names:
+                    folder = Folder(os.open(name, FOLDER_FLAGS, dir_fd=folder.fd))
+                info = os.fstat(folder.fd)
+            except OSError as error:
+                fault = error.strerror or str(error)
+                continue
+            if (info.st_dev, info.st_ino) == self.closed:
+                self.folder, self.closed = folder, None
+                return
+        self.closed = None
+        while self.names:
+            name = os.fsencode(self.names.pop())
+            yield Found(self.prefix + name, root, os.fsdecode(name), UNSEEN, fault=fault)
 
 
 def _look(
@@ -104,6 +141,9 @@ def _look(
         return None, []
     found = Found(level.prefix + os.fsencode(name), level.folder, name, info)
     if not is_folder:
+        return found, []
+    if len(level.prefix) > LONGEST_PATH:
+        found.fault = f"its path has more than {LONGEST_PATH // 1024} KiB"
         return found, []
     if shunned and (info.st_dev, info.st_ino) in shunned:
         found.fault = shunned[info.st_dev, info.st_ino]
