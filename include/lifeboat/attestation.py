@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -259,20 +258,6 @@ def read_attestation(envelope: bytes, signers: Sequence[Signer], *, place: str) 
         raise SignatureInvalid(
             f"{place} is signed but not an attestation: {error!r}.", hint="Report this as a bug."
         ) from error
-
-
-def without_rows(text: str) -> str:
-    """What may be stored unsealed of an error: PostgreSQL quotes rows in its details and contexts."""
-    kept, quoting = [], False
-    for line in text.splitlines():
-        quoting = line.startswith(("DETAIL:", "CONTEXT:")) or (quoting and not line.startswith("pg_restore: "))
-        if not quoting:
-            kept.append(_VALUE.sub(" …", line))
-    return "\n".join(kept)
-
-
-# What a message quotes at its end, such as `invalid input syntax for type integer: "x"`, and a setting's value.
-_VALUE = re.compile(r'(?<=:) ".*"$|(?<= TO) .*')
 
 
 def attestations_prefix(snapshot: Snapshot) -> str:

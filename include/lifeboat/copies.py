@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from lifeboat.attestation import Verdict, attest, without_rows
+from lifeboat.attestation import Verdict, attest
 from lifeboat.choosing import check_repository
+from lifeboat.discretion import without_rows
 from lifeboat.errors import (
     IntegrityError,
     LifeboatError,

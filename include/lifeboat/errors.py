@@ -23,6 +23,7 @@
     │   ├── ClientMissing             no client program of a fitting version
     │   └── DumpFailed                a dump program ended badly
     ├── RestoreFailed                 a restore did not complete
+    │   └── TargetUnavailable         the server that it was to be on failed meanwhile, for a reason that passes
     ├── EvidenceMismatch              what was restored differs from what the source held
     ├── NotProven                     a restore test did not prove the snapshot
     ├── NotTaken                      a channel did not take a message for people
@@ -152,6 +153,12 @@ class DumpFailed(SourceError):
 
 class RestoreFailed(LifeboatError):
     """A restore did not complete; the target is not usable."""
+
+
+class TargetUnavailable(RestoreFailed):
+    """The server that was restored to failed meanwhile, for a reason that passes; it says nothing of the snapshot."""
+
+    transient = True
 
 
 class EvidenceMismatch(RestoreFailed):

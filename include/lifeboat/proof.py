@@ -19,11 +19,12 @@ from typing import Any
 
 from psycopg import sql
 
-from lifeboat.attestation import Verdict, attest, require_signing_key, without_rows
+from lifeboat.attestation import Verdict, attest, require_signing_key
 from lifeboat.backup import read_evidence, restore_snapshot
 from lifeboat.children import Children, run
 from lifeboat.choosing import partial
 from lifeboat.copies import Copies, attest_damage, passed_over
+from lifeboat.discretion import discreet, without_rows
 from lifeboat.errors import (
     ClientMissing,
     LifeboatError,
@@ -151,7 +152,7 @@ def prove_snapshot(
     server whose data is put below `base`, which goes on for as long as `keep_for` afterwards, or into `server`, where
     `keep` leaves the database. What is found wrong with the snapshot is in the proof. What merely prevents proving it
     is raised, and nothing attested: `KeyringError`, `SettingsError`, `ClientMissing`, `NotReady`, `SourceError`,
-    `RepositoryError`. May be repeated.
+    `TargetUnavailable`, `RepositoryError`. May be repeated.
     """
     require_signing_key(vault)
     _refuse_misuse(snapshot, server, keep, keep_for)
@@ -231,6 +232,8 @@ class _Trial:
                 restored = self._restore(target, database, repository)
             except RestoreFailed as error:
                 self._require_alive(target)
+                if error.transient:
+                    raise
                 nothing = ("No scratch server was kept: what cannot be restored is removed.",) if self.keep_for else ()
                 return replace(proof, reason=error.message, notes=nothing)
             try:
@@ -324,7 +327,7 @@ class _Trial:
             seconds=AMCHECK_SECONDS,
         )
         ended = f"status {status}" if status is not None else f"no end within {AMCHECK_SECONDS:g} s"
-        found = "nothing wrong" if status == 0 else f"{ended}: {' '.join(said.split())[:1000]}"
+        found = "nothing wrong" if status == 0 else f"{ended}: {' '.join(discreet(said).split())[:1000]}"
         seconds = round(time.monotonic() - began, 3)
         return (CheckResult(AMCHECK, status == 0, seconds, "nothing wrong", found),), ()
 

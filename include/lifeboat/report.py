@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from lifeboat import __version__
-from lifeboat.attestation import without_rows
+from lifeboat.discretion import without_rows
 from lifeboat.document import Heading, Paragraph, Part, Table, as_html, as_markdown, store_document
 from lifeboat.progress import count_text, duration_text, size_text
 from lifeboat.proof import Proof

@@ -119,6 +119,8 @@ def _timed(name: str, check: Callable[[], _Outcome]) -> CheckResult:
 def _ask(server: PostgresServer, database: str, check: SqlCheck) -> _Outcome:
     import psycopg
 
+    from lifeboat.postgres.faults import words_of
+
     expected = _shown(check.expected)
     try:
         with server.connect(database, autocommit=False) as connection:
@@ -130,7 +132,7 @@ def _ask(server: PostgresServer, database: str, check: SqlCheck) -> _Outcome:
             except psycopg.errors.QueryCanceled:
                 return False, expected, f"no answer within {check.seconds:g} s"
             except psycopg.Error as error:
-                return False, expected, _cut(str(error))
+                return False, expected, _cut(words_of(error))
             finally:
                 connection.rollback()
     except LifeboatError as error:

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from lifeboat.attestation import Verdict, attestations_of, is_proven, without_rows
+from lifeboat.attestation import Verdict, attestations_of, is_proven
 from lifeboat.backup import DatabaseSource, back_up_database, inspectors, read_evidence
 from lifeboat.children import Children
+from lifeboat.discretion import without_rows
 from lifeboat.errors import (
     ClientMissing,
     EndedFromOutside,

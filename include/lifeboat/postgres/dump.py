@@ -17,7 +17,8 @@ import psycopg
 from psycopg import sql
 
 from lifeboat.children import Children, Failure, how_it_ended, output_of
-from lifeboat.errors import ClientMissing, DumpFailed, LifeboatError, SourceRefused
+from lifeboat.discretion import discreet
+from lifeboat.errors import ClientMissing, DumpFailed, LifeboatError, SourceError, SourceRefused
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
 from lifeboat.postgres.evidence import (
     Evidence,
@@ -28,7 +29,7 @@ from lifeboat.postgres.evidence import (
     read_sequences,
     tables_to_read,
 )
-from lifeboat.postgres.faults import errors_explained
+from lifeboat.postgres.faults import errors_explained, fault_said
 from lifeboat.postgres.programs import SUPPORTED, Programs, programs_for_dump
 from lifeboat.postgres.selection import EVERYTHING, Selection
 from lifeboat.postgres.waiting import telling_of_locks
@@ -380,9 +381,14 @@ def _quoted(schema: str, table: str) -> str:
 
 def _dump_failed(server: PostgresServer, database: str, artifact: str) -> Failure:
     def failure(status: int, said: str) -> LifeboatError:
-        return DumpFailed(
-            f"The dump of {database!r} on {server} ({artifact}) {how_it_ended(status)}: {said or 'it said nothing'}",
-            hint="Nothing of it was kept. The server's log may tell more.",
+        words = f"{how_it_ended(status)}: {discreet(said)[:3000] or 'it said nothing'}"
+        fault = fault_said(said)
+        # What the server refused in so many words, it will refuse again; a connection that was lost is another matter.
+        answered = SourceError if "ERROR:  " in said else DumpFailed
+        kind = answered if fault is None else DumpFailed if fault.passing else fault.kind
+        hint = "The server's log may tell more." if fault is None else fault.hint_for(server.user)
+        return kind(
+            f"The dump of {database!r} on {server} ({artifact}) {words}", hint=f"Nothing of it was kept. {hint}"
         )
 
     return failure

@@ -20,7 +20,8 @@ import psycopg
 from psycopg import sql
 
 from lifeboat.children import Children, Failure, feed, how_it_ended, memory_file, output_of, path_of
-from lifeboat.errors import EvidenceMismatch, LifeboatError, NotReady, RestoreFailed
+from lifeboat.discretion import discreet
+from lifeboat.errors import EvidenceMismatch, LifeboatError, NotReady, RestoreFailed, TargetUnavailable
 from lifeboat.postgres.analysis import Analysis
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
 from lifeboat.postgres.contents import (
@@ -43,6 +44,7 @@ from lifeboat.postgres.evidence import (
     read_sequences,
     tables_to_read,
 )
+from lifeboat.postgres.faults import fault_said, words_of
 from lifeboat.postgres.globals import missing_roles, missing_tablespaces, statements_for
 from lifeboat.postgres.programs import Programs, programs_for_restore
 from lifeboat.postgres.room import ROOM, free_bytes
@@ -462,7 +464,7 @@ def _apply_properties(admin: Connection, database: str, was: DatabaseProperties)
         try:
             admin.execute(statement)
         except psycopg.Error as error:
-            notes.append(f"{statement.as_string(admin)} failed: {error}")
+            notes.append(f"{statement.as_string(admin)} failed: {words_of(error)}")
     return tuple(notes)
 
 
@@ -526,26 +528,16 @@ def _compare(server: PostgresServer, database: str, source: Evidence, *, partly:
 
 def _restore_failed(server: PostgresServer, database: str, artifact: str) -> Failure:
     def failure(status: int, said: str) -> LifeboatError:
-        words = f"{how_it_ended(status)}: {_discreet(said)[:3000] or 'it said nothing'}"
-        return RestoreFailed(
+        words = f"{how_it_ended(status)}: {discreet(said)[:3000] or 'it said nothing'}"
+        fault = fault_said(said)
+        kind = TargetUnavailable if fault is not None and fault.passing else RestoreFailed
+        return kind(
             f"Restoring {artifact} into {database!r} on {server} {words}",
-            hint="The new database was removed again; nothing else was touched.",
+            hint=(f"{fault.hint_for(server.user)} " if fault is not None else "")
+            + "The new database was removed again; nothing else was touched.",
         )
 
     return failure
-
-
-def _discreet(said: str) -> str:
-    """What `pg_restore` said without the rows and the passwords that it quotes."""
-    said = re.sub(r'(CONTEXT: +COPY .*?, line \d+(?:, column .*?)?): ".*', r"\1", said)
-    said = re.sub(r"(DETAIL: +(?:Failing row contains|Key \(.*?\)=)).*", r"\1 …", said)
-    return re.sub(r"Command was: .*?(?=\npg_restore: |\Z)", _without_strings, said, flags=re.DOTALL)
-
-
-def _without_strings(command: re.Match[str]) -> str:
-    if re.search(r"USER MAPPING|SUBSCRIPTION|SERVER|FOREIGN", command[0]) is None:
-        return command[0]
-    return re.sub(r"'(?:[^']|'')*'", "'…'", command[0])
 
 
 def _copied(chunks: Iterator[bytes], copy_to: IO[bytes]) -> Iterator[bytes]:

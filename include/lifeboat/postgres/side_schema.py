@@ -20,6 +20,7 @@ from lifeboat.errors import EvidenceMismatch, LifeboatError, RestoreFailed
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
 from lifeboat.postgres.contents import Entry, read_contents, use_list
 from lifeboat.postgres.evidence import PINNED_OUTPUT
+from lifeboat.postgres.faults import words_of
 from lifeboat.postgres.programs import Programs, programs_for_dump
 from lifeboat.postgres.waiting import telling_of_locks
 from lifeboat.progress import Report
@@ -101,7 +102,7 @@ def copy_into_schema(
             raise  # the server's own affair
         except psycopg.Error as error:
             raise RestoreFailed(
-                f"The tables cannot be made in the schema {schema!r} of {live!r}: {error}",
+                f"The tables cannot be made in the schema {schema!r} of {live!r}: {words_of(error)}",
                 hint=f"Nothing was changed. Types and functions they use are those of {live!r}; where it has them no "
                 "more, `lifeboat restore --to-database` brings them along.",
             ) from error

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from lifeboat.errors import LifeboatError, RestoreFailed
 from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.faults import words_of
 from lifeboat.postgres.subscriptions import forget_subscriptions
 from lifeboat.postgres.swap import Standing, free_name, kept_databases, visitors
 from lifeboat.progress import Report
@@ -27,7 +28,7 @@ def mark_unfinished(admin: Connection, database: str, oid: int) -> tuple[str, ..
     try:
         _comment(admin, database, _mark(oid))
     except psycopg.errors.InsufficientPrivilege as error:
-        return (f"{database!r} could not be marked as unfinished while it was restored: {error}",)
+        return (f"{database!r} could not be marked as unfinished while it was restored: {words_of(error)}",)
     return ()
 
 
@@ -39,7 +40,7 @@ def mark_finished(server: PostgresServer, database: str, oid: int, comment: str 
             if marked or comment is not None:
                 _comment(admin, database, comment)
         except psycopg.errors.InsufficientPrivilege as error:
-            return (f"The comment on {database!r} could not be made: {error}",)
+            return (f"The comment on {database!r} could not be made: {words_of(error)}",)
     return ()
 
 

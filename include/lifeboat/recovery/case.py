@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lifeboat.attestation import without_rows
+from lifeboat.discretion import without_rows
 from lifeboat.errors import LifeboatError, NotReady
 from lifeboat.recovery.clock import Clock
 from lifeboat.recovery.journal import Journal

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lifeboat import __version__
-from lifeboat.attestation import without_rows
+from lifeboat.discretion import without_rows
 from lifeboat.document import Heading, Items, Paragraph, Part, Table, as_html, as_markdown, as_text, store_document
 from lifeboat.progress import count_text, duration_text, size_text
 from lifeboat.recovery.assessment_text import HEADINGS, assessment_rows
