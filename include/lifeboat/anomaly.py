@@ -120,7 +120,10 @@ def judge_snapshot(vault: Vault, snapshot: Snapshot) -> tuple[str, ...]:
 def _history(inventory: Inventory, snapshot: Snapshot) -> Sequence[Snapshot]:
     """The newest good daily snapshots before this one, oldest first; none from before one that a person accepted."""
     found: list[Snapshot] = []
-    daily = [s for s in inventory.snapshots.values() if s.tier is Tier.DAILY and s.id < snapshot.id]
+    listed = inventory.snapshots.get((snapshot.manifest.source, snapshot.tier, snapshot.id), snapshot)
+    earlier = (s for s in inventory.snapshots.values() if s.tier is Tier.DAILY and s.age < listed.age)
+    # One with a wrong date is no measure: it may be of any time.
+    daily = [s for s in earlier if listed.misdated or not s.misdated]
     for one in sorted(daily, key=lambda s: s.age, reverse=True):
         said = inventory.attestations[one.manifest.source, one.tier, one.id]
         failed = last_judgement(said)

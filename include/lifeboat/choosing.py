@@ -60,6 +60,16 @@ def choose_snapshot(
     )
 
 
+def about_dates(chosen: Snapshot, listing: Listing) -> Iterator[str]:
+    """What to tell of dates that cannot be right, when a snapshot was chosen of a listing."""
+    if chosen.misdated:
+        yield f"{chosen.label} may be of any time: {chosen.misdated}. Look at the clocks of this host and of the store."
+        return
+    for other in listing.snapshots:
+        if other.misdated and (other.manifest.source, other.tier) == (chosen.manifest.source, chosen.tier):
+            yield f"{other.label} is passed over: {other.misdated}. Its id chooses it."
+
+
 def partial(snapshot: Snapshot) -> str:
     """What alone of its source a snapshot has, such as `tables a, b`; empty when it has everything."""
     selection = snapshot.manifest.facts.get("selection", {})
@@ -77,7 +87,7 @@ def check_repository(vault: Vault, name: str) -> None:
         raise vault.absent[name]
 
 
-def _age(snapshot: Snapshot) -> tuple[tuple[datetime, SnapshotId], int]:
+def _age(snapshot: Snapshot) -> tuple[tuple[bool, datetime, SnapshotId], int]:
     return snapshot.age, list(Tier).index(snapshot.tier)
 
 

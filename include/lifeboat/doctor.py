@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
+from lifeboat.dates import BELIEVED_SKEW
 from lifeboat.errors import RepositoryError
-from lifeboat.prune import BELIEVED_SKEW, Clock
+from lifeboat.prune import Clock
 from lifeboat.repositories.findings import Examinable, Finding, Level
 from lifeboat.snapshot import VAULT_KEY
 from lifeboat.vault import Member, Vault

@@ -101,7 +101,7 @@ def _three_two_one(vault: Vault, inventory: Inventory) -> dict[str, tuple[str, .
     schemes = {member.name: member.repository.url.split(":", 1)[0] for member in vault.members}
     lacking: dict[str, tuple[str, ...]] = {}
     for source in sorted({copy.source for copy in inventory.copies}):
-        newest = max(copy.id for copy in inventory.copies if copy.source == source)
+        newest = max((s for s in inventory.snapshots.values() if s.manifest.source == source), key=lambda s: s.age).id
         whole = {c.repository for c in inventory.copies if (c.source, c.id) == (source, newest) and c.whole}
         kinds = {schemes[name] for name in whole}
         said = []

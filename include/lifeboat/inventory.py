@@ -146,12 +146,13 @@ class _Listed:
 class _Read:
     """What was read of one snapshot, in every tier and repository that lists anything of it.
 
-    By place: its manifest, what is attested, why that cannot be read, the keys of attestations. `timed`: what stands
-    of it depends on what time it is.
+    By place: its manifest, when it was stored at the latest, what is attested, why that cannot be read, the keys of
+    attestations. `timed`: what stands of it depends on what time it is.
     """
 
     listed: tuple[_Listed, ...]
     snapshots: Mapping[Place, Snapshot]
+    stored: Mapping[Place, datetime]
     attestations: Mapping[Place, tuple[Attestation, ...]]
     unreadable: Mapping[Place, str]
     attested: Mapping[Place, frozenset[str]]
@@ -186,7 +187,7 @@ def take_inventory(vault: Vault, source: str | None = None, *, now: datetime) ->
         for place, objects in found.items():
             parts.setdefault((place[0], place[2]), []).append((member, place, objects))
     read = _read_all(vault, parts)
-    snapshots = _together(one.snapshots for one in read)
+    snapshots = _dated(vault, read, now)
     packs, unlisted = _list_packs(vault, snapshots.values())
     silent |= unlisted
     copies: list[Copy] = []
@@ -205,6 +206,13 @@ def take_inventory(vault: Vault, source: str | None = None, *, now: datetime) ->
         silent,
         tuple(problem for one in read for problem in one.problems),
     )
+
+
+def _dated(vault: Vault, read: Iterable[_Read], now: datetime) -> dict[Place, Snapshot]:
+    """The snapshots by place, with what is wrong with their dates."""
+    found = [(place, snapshot, one.stored[place]) for one in read for place, snapshot in one.snapshots.items()]
+    dated = vault.dated([(snapshot, stored) for _, snapshot, stored in found], now)
+    return {place: snapshot for (place, _, _), snapshot in zip(found, dated, strict=True)}
 
 
 def _together(mappings: Iterable[Mapping[Place, Item]]) -> dict[Place, Item]:
@@ -317,6 +325,7 @@ def _read(vault: Vault, parts: Sequence[Part]) -> _Read:
     return _Read(
         listed,
         snapshots,
+        _stored(listed),
         attestations,
         unreadable={place: why for place, (_, why) in attested.items()},
         attested={p: frozenset(info.key for _, one in by_place[p] for info in one.attestations) for p in snapshots},
@@ -324,6 +333,15 @@ def _read(vault: Vault, parts: Sequence[Part]) -> _Read:
         problems=(*problems, *differing),
         timed=any(a.verdict is Verdict.HELD for found in attestations.values() for a in found),
     )
+
+
+def _stored(listed: Iterable[_Listed]) -> Mapping[Place, datetime]:
+    """By place when the manifest was stored, by the word of the store that says the latest."""
+    stored: dict[Place, datetime] = {}
+    for one in listed:
+        if one.manifest is not None:
+            stored[one.place] = max(one.manifest.modified, stored.get(one.place, one.manifest.modified))
+    return stored
 
 
 def _sort(member: Member, place: Place, objects: Sequence[ObjectInfo]) -> _Listed:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from lifeboat.dates import BELIEVED_SKEW
 from lifeboat.errors import LifeboatError, ObjectNotFound, PruneRefused, RepositoryError
 from lifeboat.inventory import Copy, Inventory, Leftover, Place, take_inventory
 from lifeboat.pack_sweep import sweep_packs
@@ -23,9 +24,6 @@ from lifeboat.vault import Member, Vault
 
 GRACE = timedelta(days=3)
 """How old leftovers must be before they are swept; longer than any backup takes."""
-
-BELIEVED_SKEW = timedelta(minutes=5)
-"""How far this host's clock may be ahead of a store's before the store's is gone by."""
 
 Clock = Callable[[], datetime]
 

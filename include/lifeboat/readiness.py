@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
+from lifeboat.dates import BELIEVED_SKEW, SKEW, time_of
 from lifeboat.errors import LifeboatError, NotReady, RepositoryError
 from lifeboat.manifest import Manifest
+from lifeboat.recovery.clock import span_text
 from lifeboat.snapshot import Tier
 from lifeboat.vault import Vault
 
@@ -41,11 +44,37 @@ def look_at_vault(vault: Vault, source: str) -> tuple[list[str], list[LifeboatEr
         f"The repository {name} ignores create-only puts; Lifeboat looks before it writes there."
         for name in vault.overwriting_repositories()
     ]
+    told, refused = look_at_clocks(vault, datetime.now(UTC))
+    remarks += told
+    obstacles += refused
     short = dict(_short_of_room(vault, source))
     remarks += short.values()
     if short and short.keys() == {member.name for member in vault.members} - vault.absent.keys():
         obstacles.append(NotReady("No repository has room.", hint="Free space, or add a repository."))
     return remarks, obstacles
+
+
+def look_at_clocks(vault: Vault, now: datetime) -> tuple[Sequence[str], Sequence[LifeboatError]]:
+    """What this host's clock does to a backup: remarks, and an obstacle where it must be wrong.
+
+    A snapshot that begins more than a day ahead of its store counts for nothing, and one that begins as far behind is
+    not found for the newest. Where only some stores say so, the store's clock may be the wrong one.
+    """
+    times = vault.pool.map(lambda member: time_of(member.repository), vault.present)
+    ahead = {m.name: now - time for m, time in zip(vault.present, times, strict=True) if time is not None}
+    far = {name: by for name, by in ahead.items() if abs(by) > BELIEVED_SKEW}
+    told = [f"This host's clock is {skew_text(by)} the clock of the repository {name}." for name, by in far.items()]
+    # A disk of this very host has this host's clock, and is no witness.
+    local = {m.name for m in vault.present if m.repository.url.startswith("file:")} - far.keys()
+    witnesses = [by for name, by in ahead.items() if name not in local]
+    if not witnesses or not all(abs(by) > SKEW for by in witnesses):
+        return told, ()
+    return (), [NotReady(" ".join(told), hint="Set this host's clock by NTP: snapshots are told apart by their dates.")]
+
+
+def skew_text(ahead: timedelta) -> str:
+    """How far a clock is from another, in words that go before the other."""
+    return f"{span_text(abs(ahead).total_seconds())} {'ahead of' if ahead > timedelta() else 'behind'}"
 
 
 def _short_of_room(vault: Vault, source: str) -> Iterator[tuple[str, str]]:

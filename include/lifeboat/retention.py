@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
+from lifeboat import dates
 from lifeboat.errors import SettingsError
 from lifeboat.inventory import Copy, Place
 from lifeboat.snapshot import SnapshotId, Tier
@@ -20,12 +21,6 @@ Period = tuple[int, ...]
 
 RECENT = timedelta(hours=24)
 """Nothing is removed that was made, or put where it is, so short a time ago."""
-
-TOLERANCE = timedelta(hours=1)
-"""How far a snapshot may lie in the future before its date is not believed."""
-
-SKEW = timedelta(days=1)
-"""How far ahead of the store's clock a snapshot may have begun before its date is not believed."""
 
 CANDIDATES = 2
 """So many of the newest good snapshots of a week or month stay until one of them is promoted, and the newest proven."""
@@ -161,11 +156,7 @@ def good(copy: Copy, now: datetime) -> bool:
 
 def misdated(copy: Copy, now: datetime) -> str:
     """Why a copy's date cannot be right; empty when it can."""
-    if copy.id.began > now + TOLERANCE:
-        return "its date is in the future"
-    if copy.id.began > copy.modified + SKEW:
-        return "its date is later than the store's own"
-    return ""
+    return dates.misdated(copy.id.began, copy.modified, now)
 
 
 def awaiting_promotion(copies: Collection[Copy], policy: Policy, now: datetime, tier: Tier) -> dict[Period, list[Copy]]:

@@ -14,11 +14,12 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypedDict
 
 from lifeboat import __version__
+from lifeboat.dates import latest_now, misdated
 from lifeboat.errors import (
     ArtifactMismatch,
     IntegrityError,
@@ -121,20 +122,27 @@ class Locking(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A finished snapshot, and the names of the repositories whose manifest says they have it."""
+    """A finished snapshot, and the names of the repositories whose manifest says they have it.
+
+    `misdated` says why its date cannot be right; empty when it can.
+    """
 
     manifest: Manifest
     tier: Tier
     repositories: tuple[str, ...]
+    misdated: str = field(default="", compare=False)
 
     @property
     def id(self) -> SnapshotId:
         return self.manifest.snapshot_id
 
     @property
-    def age(self) -> tuple[datetime, SnapshotId]:
-        """What puts snapshots in order, oldest first: an id alone tells two of one second not apart."""
-        return self.manifest.began, self.id
+    def age(self) -> tuple[bool, datetime, SnapshotId]:
+        """What puts snapshots in order, oldest first: an id alone tells two of one second not apart.
+
+        One whose date cannot be right comes before all others, so that whoever takes the newest takes it last.
+        """
+        return not self.misdated, self.manifest.began, self.id
 
     @property
     def label(self) -> str:
@@ -384,10 +392,21 @@ class Vault:
                 f"No repository can be listed: {problems}.", hint="`lifeboat preflight` looks closer."
             )
         read = list(self.pool.map(lambda item: self._read_one(*item), keys.items()))
-        snapshots = sorted((s for s, _ in read if s), key=lambda s: (s.manifest.source, s.age, s.tier))
+        stored = [max(info.modified for _, info in listed) for listed in keys.values()]
+        dated = self.dated([(s, at) for (s, _), at in zip(read, stored, strict=True) if s], datetime.now(UTC))
+        snapshots = sorted(dated, key=lambda s: (s.manifest.source, s.age, s.tier))
         for _, found_problems in read:
             problems.update(found_problems)
         return Listing(tuple(snapshots), tuple(problems.items()))
+
+    def dated(self, snapshots: Sequence[tuple[Snapshot, datetime]], now: datetime) -> Sequence[Snapshot]:
+        """The snapshots, each given with when it was stored, and what is wrong with their dates."""
+        began = [snapshot.manifest.began for snapshot, _ in snapshots]
+        limit = latest_now(now, began, [member.repository for member in self.present], self.pool)
+        return [
+            replace(snapshot, misdated=why) if (why := misdated(snapshot.manifest.began, at, limit)) else snapshot
+            for snapshot, at in snapshots
+        ]
 
     def find(self, source: str, snapshot_id: SnapshotId | None = None, tier: Tier | None = None) -> Snapshot:
         """The newest snapshot of a source, or the one of this id. Raises `SnapshotNotFound`."""
@@ -405,6 +424,8 @@ class Vault:
     def finished_run(self, source: str, scheduled_for: datetime, fits: Callable[[Manifest], bool]) -> Snapshot | None:
         """The snapshot an earlier try of the same run has already finished, if there is one."""
         for snapshot in reversed(self.list(source, Tier.DAILY).snapshots):
+            if snapshot.misdated:
+                continue  # it may be of a run of that name in another year
             if snapshot.manifest.scheduled_for == scheduled_for and fits(snapshot.manifest):
                 return snapshot
         return None

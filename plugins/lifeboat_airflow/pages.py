@@ -35,7 +35,7 @@ def snapshots() -> str:
     """Every snapshot, newest first, and what could not be read."""
     vault = VaultHook().open(reading=True)
     listing = vault.list()
-    newest_first = sorted(listing.snapshots, key=lambda snapshot: snapshot.id, reverse=True)
+    newest_first = sorted(listing.snapshots, key=lambda snapshot: snapshot.age, reverse=True)
     repositories = [member.name for member in vault.members]
     return _page("snapshots.html", snapshots=newest_first, problems=listing.problems, repositories=repositories)
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lifeboat.errors import ObjectExists, ObjectNotFound, RepositoryError, RepositoryRefused, SettingsError
-from lifeboat.repositories.contract import Repository, ThawState
+from lifeboat.repositories.contract import Repository, ThawState, Timed
 from lifeboat.repositories.parts import MIB
 from tests.repositories.conftest import PART, Kind
 
@@ -335,6 +335,16 @@ def test_a_listing_says_what_describe_says(repository: Repository):
 
 def test_an_empty_repository_lists_nothing(repository: Repository):
     assert keys(repository) == []
+
+
+def test_the_time_is_told_by_the_stores_own_clock(repository: Repository):
+    assert isinstance(repository, Timed)
+    repository.put("snapshots/a", [b"a"])
+    time = repository.time()
+
+    assert time is not None
+    assert abs(time - datetime.now(UTC)) < timedelta(minutes=5)
+    assert keys(repository, "") == ["snapshots/a"]
 
 
 @pytest.mark.slow

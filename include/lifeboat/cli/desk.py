@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lifeboat.assembly import database_source, open_vault, postgres_server
-from lifeboat.choosing import choose_snapshot
+from lifeboat.choosing import about_dates, choose_snapshot
+from lifeboat.cli.output import remark
 from lifeboat.connections import Lookup, connections_in, read_env_file, require_connection
 from lifeboat.errors import SettingsError
 from lifeboat.moment import read_moment
@@ -138,6 +139,8 @@ def choose(
         complete=complete,
         listing=listing,
     )
+    for text in about_dates(snapshot, listing) if snapshot_id is None or snapshot.misdated else ():
+        remark(f"Warning: {text}")
     return snapshot, listing
 
 

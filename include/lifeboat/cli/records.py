@@ -26,6 +26,7 @@ def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:
         "plain_size": manifest.plain_size,
         "sealed_size": manifest.sealed_size,
         "artifact_count": len(manifest.artifacts),
+        "misdated": snapshot.misdated,
     }
 
 

@@ -50,8 +50,8 @@ def list_snapshots(
     """List the snapshots, oldest first, and what could not be read.
 
     JSON: `snapshots`, a list of `id`, `source`, `tier`, `kind`, `began`, `finished`, `complete`, `scheduled_for`,
-    `repositories`, `plain_size`, `sealed_size`, `artifact_count`, `proven` and `tested` (by the last restore test, and
-    when); `problems`, a list of `place`, `reason`.
+    `repositories`, `plain_size`, `sealed_size`, `artifact_count`, `misdated` (why its date cannot be right), `proven`
+    and `tested` (by the last restore test, and when); `problems`, a list of `place`, `reason`.
     """
     vault = open_desk(platform, env_file).vault(reading=True)
     listing = vault.list(source)
@@ -68,6 +68,9 @@ def list_snapshots(
             nothing=f"There are no snapshots{f' of {source}' if source else ''}; `lifeboat backup` makes one.",
         )
         _remark_problems(listing)
+        for one in listing.snapshots:
+            if one.misdated:
+                remark(f"Warning: {one.label}: {one.misdated}; it comes last in every choice. Look at the clocks.")
     raise typer.Exit(DEGRADED if listing.problems else OK)
 
 

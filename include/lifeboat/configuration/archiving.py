@@ -161,9 +161,9 @@ def _facts(listed: FileList, marks: Marks) -> Mapping[str, object]:
     }
 
 
-def _age(snapshot: Snapshot) -> tuple[datetime, datetime]:
+def _age(snapshot: Snapshot) -> tuple[bool, datetime, datetime]:
     # Two attempts may begin in the same second, and the rest of an id is drawn by lot.
-    return snapshot.id.began, snapshot.manifest.finished
+    return not snapshot.misdated, snapshot.id.began, snapshot.manifest.finished
 
 
 def _has(snapshot: Snapshot, marks: Marks) -> bool:

@@ -111,7 +111,7 @@ def back_up_tree(
     """
     earlier = vault.list(source.name, Tier.DAILY).snapshots
     for made in earlier:
-        if scheduled_for is not None and made.manifest.scheduled_for == scheduled_for:
+        if scheduled_for is not None and made.manifest.scheduled_for == scheduled_for and not made.misdated:
             return BackupOutcome(made, True, lacking(vault, made, {}))
     last = earlier[-1] if earlier else None
     check_root(source, last, allow_vanished)

@@ -22,7 +22,7 @@ from lifeboat.recovery.means import Means
 from lifeboat.recovery.model import Assessment, Component, Request, State
 from lifeboat.recovery.point import Candidate, RecoveryPoint, choose_point, price_text
 from lifeboat.recovery.request import parse_label, sources_of
-from lifeboat.retention import good, misdated
+from lifeboat.retention import good
 from lifeboat.snapshot import Kind, SnapshotId, Tier
 from lifeboat.vault import Snapshot
 
@@ -145,7 +145,10 @@ class _Search:
             return f"it is of another kind, {snapshot.manifest.kind.value}"
         if not copies:
             return f"it is not in {self.request.repository}" if self.request.repository else "it is in no repository"
-        if any(good(copy, self.now) for copy in copies):
+        if snapshot.misdated:
+            return snapshot.misdated
+        # What the stores' clocks confirm is not of the future, even where this host's has fallen behind.
+        if any(good(copy, max(self.now, snapshot.manifest.began)) for copy in copies):
             return ""
         standing = copies[0].standing
         if alone := partial(snapshot):
@@ -156,8 +159,6 @@ class _Search:
             return f"it is suspect: {standing.suspect}"
         if standing.unreadable:
             return f"what is attested of it cannot be read: {standing.unreadable}"
-        if wrong_date := misdated(copies[0], self.now):
-            return wrong_date
         return f"it is whole nowhere: {self._look(_label(copies[0].place)).why_not}"
 
     def _without_missing(self, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -17,7 +17,15 @@ from azure.storage.blob import BlobBlock, ImmutabilityPolicy, StandardBlobTier
 
 from lifeboat.errors import ObjectArchived, ObjectExists, ObjectNotFound, RepositoryError, RepositoryUnavailable
 from lifeboat.repositories.azure_faults import code_of, from_azure, status_of
-from lifeboat.repositories.contract import ObjectInfo, ThawState, cannot_lock, check_key, is_key, is_prefix
+from lifeboat.repositories.contract import (
+    ObjectInfo,
+    ThawState,
+    cannot_lock,
+    check_key,
+    is_key,
+    is_prefix,
+    read_http_date,
+)
 from lifeboat.repositories.findings import Finding, Level
 from lifeboat.repositories.parts import MIB, Part, cut, in_parallel, part_sizes
 from lifeboat.streams import CHUNK
@@ -184,6 +192,17 @@ class AzureBlobRepository:
 
     def describe(self, key: str) -> ObjectInfo:
         return self._listed(self._properties(check_key(key)))
+
+    def time(self) -> datetime | None:
+        heard: list[str | None] = []
+        with self._faults("ask for the time of", "the container"):
+            found = self._container.list_blobs(
+                name_starts_with=f"{self._prefix}probes/",
+                results_per_page=1,
+                raw_response_hook=lambda answer: heard.append(answer.http_response.headers.get("Date")),
+            )
+            next(iter(found), None)
+        return read_http_date(heard[0]) if heard else None
 
     def free_bytes(self) -> int | None:
         return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
@@ -111,11 +112,27 @@ class Repository(Protocol):
         """How many bytes can still be put, where the store has an end and knows it; None otherwise."""
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A repository whose store tells the time."""
+
+    def time(self) -> datetime | None:
+        """The time by the store's own clock, asked now; None where it does not say. Raises `RepositoryError`."""
+
+
 def cannot_lock(name: str) -> RepositoryError:
     """The error of a repository that is asked for a lock it does not know."""
     return RepositoryError(
         f"The repository {name} cannot lock objects.", hint="Remove its `object_lock` from platform.yaml."
     )
+
+
+def read_http_date(text: str | None) -> datetime | None:
+    """The moment in a `Date` header; None where there is none that can be read."""
+    try:
+        return parsedate_to_datetime(text).astimezone(UTC) if text else None
+    except ValueError:
+        return None
 
 
 def check_key(key: str) -> str:

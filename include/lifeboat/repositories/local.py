@@ -171,6 +171,20 @@ class LocalDiskRepository:
         else:
             yield Finding("disk", Level.GOOD, "one of its own")
 
+    def time(self) -> datetime | None:
+        """The clock of whoever keeps the disk: another host's where it is mounted over a network."""
+        try:
+            with self._folder(()) as folder:
+                writer = _Writer(folder)
+        except OSError:
+            return None  # it may be read alone, or is not there yet
+        try:
+            with self._faults("look at the time in", "the folder"):
+                writer.write(b"What is the time?\n")
+                return _modified(writer.finish())
+        finally:
+            writer.close()
+
     def free_bytes(self) -> int | None:
         """What is free to this user on the disk that holds the folder, or will."""
         with self._faults("look at", "the free space"):

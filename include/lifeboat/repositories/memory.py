@@ -89,6 +89,9 @@ class MemoryRepository:
         self._object(key)
         return True
 
+    def time(self) -> datetime:
+        return self._clock()
+
     def free_bytes(self) -> int | None:
         return None
 

@@ -24,7 +24,15 @@ from lifeboat.errors import (
     RepositoryRefused,
     RepositoryUnavailable,
 )
-from lifeboat.repositories.contract import ObjectInfo, ThawState, cannot_lock, check_key, is_key, is_prefix
+from lifeboat.repositories.contract import (
+    ObjectInfo,
+    ThawState,
+    cannot_lock,
+    check_key,
+    is_key,
+    is_prefix,
+    read_http_date,
+)
 from lifeboat.repositories.findings import Finding
 from lifeboat.repositories.parts import MIB, Part, cut, in_parallel, part_sizes
 from lifeboat.repositories.s3_faults import code_of, from_s3, status_of
@@ -261,6 +269,11 @@ class S3Repository:
             locked_until=_locked_until(found),
             thaw_state=_thaw_state(found),
         )
+
+    def time(self) -> datetime | None:
+        with self._faults("ask for the time of", self._bucket):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + "probes/", MaxKeys=1)
+        return read_http_date(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
 
     def free_bytes(self) -> int | None:
         return None

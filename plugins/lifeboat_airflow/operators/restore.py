@@ -12,7 +12,7 @@ from airflow.sdk import Context
 
 from lifeboat.assembly import application_of, smoke_of
 from lifeboat.backup import DatabaseSource, restore_snapshot
-from lifeboat.choosing import choose_snapshot
+from lifeboat.choosing import about_dates, choose_snapshot
 from lifeboat.errors import SettingsError
 from lifeboat.in_place import restore_beside, undo_in_place
 from lifeboat.into_schema import restore_into_schema
@@ -72,9 +72,17 @@ class ChooseSnapshotOperator(SourceOperator):
                 raise SettingsError(f"{self.snapshot} is not a snapshot of {self.source}.", hint="Choose one of both.")
         else:
             before = read_moment(self.as_of, "as_of", self.log.info) if self.as_of else None
+            listing = vault.list(self.source)
             snapshot = choose_snapshot(
-                vault, self.source, before=before, proven=self.proven is True, repository=self.repository
+                vault,
+                self.source,
+                before=before,
+                proven=self.proven is True,
+                repository=self.repository,
+                listing=listing,
             )
+            for text in about_dates(snapshot, listing):
+                self.log.warning("%s", text)
         self.log.info("Chosen: %s, in %s", snapshot.label, ", ".join(snapshot.repositories))
         return snapshot_record(snapshot)
 
