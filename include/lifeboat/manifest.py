@@ -80,6 +80,12 @@ class Manifest:
         return sign_record(_to_json(self), PAYLOAD_TYPE, key)
 
 
+def tree_bytes(manifest: Manifest) -> int:
+    """The bytes that files of a snapshot take once they are restored: holes, which anybody can make, take none."""
+    size, holes = (manifest.facts.get(name, 0) for name in ("size", "holes"))
+    return max(0, int(size) - int(holes)) if isinstance(size, int | float) and isinstance(holes, int | float) else 0
+
+
 def read_manifest(envelope: bytes, signers: Sequence[Signer], *, place: str) -> Manifest:
     """The manifest in a signed envelope.
 

@@ -19,8 +19,9 @@ from lifeboat.files import attributes, reading, scan, sync
 from lifeboat.files.entries import Entry
 from lifeboat.files.index import index_of
 from lifeboat.files.proof import prove_tree
-from lifeboat.files.restore import restore_tree
+from lifeboat.files.restore import TOO_SPARSE, TreeRestore, restore_tree
 from lifeboat.files.state import open_state
+from lifeboat.manifest import tree_bytes
 from lifeboat.outcome import BackupOutcome
 from tests.files.vaults import Tree
 from tests.other_user import as_other_user
@@ -152,7 +153,10 @@ def test_a_sparse_file_of_exbibytes_is_kept_and_where_it_does_not_fit_that_one_i
         file.seek(2**61)
         assert file.read(13) == b"in the middle"
     done = restore_tree(tree.vault, snapshot, tmp_path / "restored")
-    assert done.faults == {"sparse": "File too large"}
+    assert done.faults == {"sparse": TOO_SPARSE}
+    assert not done.hindered  # a recovery goes on without it
+    assert tree_bytes(snapshot.manifest) < 1024**2
+    assert prove_tree(tree.vault, snapshot, base=in_memory).reason == ""
     assert (tmp_path / "restored" / "ordinary").read_bytes() == b"contents"
     assert not (tmp_path / "restored" / "sparse").exists()
 
@@ -389,6 +393,18 @@ def test_a_folder_that_nothing_leads_to_any_more_is_told_by_all_that_was_left_in
 
     gone = "No such file or directory"
     assert found[-3:] == [("a/b/zz late", gone), ("a/zz late", ""), ("zz late", "")]
+
+
+@pytest.mark.parametrize(
+    ("number", "hindered"),
+    [(errno.EFBIG, True), (errno.ENAMETOOLONG, False), (errno.ENOSPC, True), (errno.EACCES, True)],
+)
+def test_what_one_entry_asks_of_a_place_in_vain_is_no_fault_of_the_place(number: int, hindered: bool) -> None:
+    done = TreeRestore(
+        Path("/somewhere"), faults={"odd": os.strerror(number), "lost": "No copy is whole."}, lost=["lost"]
+    )
+
+    assert done.hindered is hindered
 
 
 # ---- what an ordinary user meets ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -99,3 +100,20 @@ def test_everything_in_a_tree_that_is_a_file_is_mirrored(tmp_path: Path) -> None
         if path.is_file() and not path.is_symlink():
             key = mirrored_key("current", bytes(path.relative_to(tree.root)))
             assert (tmp_path / "mirror" / key).read_bytes() == path.read_bytes()
+
+
+def test_a_file_of_any_date_is_mirrored_once_and_one_of_nothing_but_holes_is_named(
+    tree: Tree, place: MemoryRepository
+) -> None:
+    os.utime(tree.write("dated"), ns=(9_300_000_000 * 10**9, 9_300_000_000 * 10**9))
+    with tree.write("hole").open("wb") as file:
+        file.truncate(2**42)
+    tree.back_up()
+
+    first, second = (mirror_tree(tree.source, Mirror(place), now=NOW) for _ in range(2))
+
+    assert [text for text in first.left_out if "hole" in text] == [
+        "hole: nearly all of it are holes, which a mirror cannot have"
+    ]
+    assert second.put == 0
+    assert second.alike == first.put

@@ -18,7 +18,7 @@ from pathlib import Path
 from lifeboat.errors import ObjectExists, RepositoryError, SettingsError
 from lifeboat.files.entries import Entry, EntryType, read_entry
 from lifeboat.files.placing import Place
-from lifeboat.files.reading import CHUNK
+from lifeboat.files.reading import CHUNK, READABLE, THIN
 from lifeboat.files.source import TreeSource
 from lifeboat.files.state import open_state, signed
 from lifeboat.own_files import make_file
@@ -120,6 +120,9 @@ class _Run:
         key = mirrored_key(self._prefix, entry.path)
         if not is_key(key):
             self._result.left_out.append(f"{entry.name}: its path is too long for a key")
+            return
+        if entry.size > READABLE + THIN * sum(piece.length for piece in entry.pieces):
+            self._result.left_out.append(f"{entry.name}: nearly all of it are holes, which a mirror cannot have")
             return
         looks = entry.size, signed(entry.mtime)
         there = self._known(self._prefix, entry.path)

@@ -23,6 +23,7 @@ from lifeboat.files.index import index_of
 from lifeboat.files.placing import NOBODY_AT_ALL, Place, is_time_of, owner_here
 from lifeboat.files.reading import read_extents
 from lifeboat.files.restore import check_files, restore_tree
+from lifeboat.manifest import tree_bytes
 from lifeboat.own_files import remove_left
 from lifeboat.progress import PhaseClock, Report, count_text, size_text
 from lifeboat.proof import Proof, prove_copies
@@ -240,9 +241,8 @@ _FORMATS = {
 
 
 def _share_that_fits(vault: Vault, snapshot: Snapshot, base: Path) -> float:
-    size = int(snapshot.manifest.facts.get("size", 0))
-    room = shutil.disk_usage(base).free * FULL_ENOUGH
-    if size > room:  # of sparse files only what they hold takes room
+    size, room = tree_bytes(snapshot.manifest), shutil.disk_usage(base).free * FULL_ENOUGH
+    if size > room and "holes" not in snapshot.manifest.facts:  # an older Lifeboat has made it
         size = sum(piece.length for entry in index_of(vault, snapshot).entries for piece in entry.pieces)
     if room < 64 * 1024 * 1024:
         raise NotReady(f"{base} has no room for a scratch folder.", hint="Make room there, or name another folder.")

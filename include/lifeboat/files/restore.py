@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
 import secrets
@@ -26,6 +27,7 @@ from lifeboat.errors import (
     SettingsError,
     WrongIdentity,
 )
+from lifeboat.files.building import Building, Together, Want, holes_are_empty, spread
 from lifeboat.files.entries import Entry, EntryType, Extent, Piece
 from lifeboat.files.index import Index, index_of
 from lifeboat.files.placing import Place, owner_here
@@ -75,6 +77,11 @@ class TreeRestore:
     damaged: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def hindered(self) -> bool:
+        """Whether something lies with the target and not with single entries or with the repositories."""
+        return any(self.faults[name] not in _OF_AN_ENTRY for name in self.faults.keys() - set(self.lost))
+
     def raise_faults(self) -> None:
         """Raise `RestoreFailed` naming some of what could not be restored, if there is any.
 
@@ -88,6 +95,15 @@ class TreeRestore:
                 f"{self.target} has all others.{some}",
                 hint="Restore these from another repository or snapshot: `lifeboat files restore` takes names.",
             )
+
+
+TOO_SPARSE = "with its holes it is longer than files can be there"
+
+_OF_AN_ENTRY = {TOO_SPARSE} | {
+    os.strerror(number)
+    for number in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EOVERFLOW, errno.ENOTSUP, errno.EISDIR)
+}
+"""What is said of an entry that a place cannot have, however often it is tried."""
 
 
 def restore_tree(
@@ -199,44 +215,6 @@ def _made_aside(target: Path) -> Iterator[MadeAside]:
         yield aside
 
 
-@dataclass
-class _Building:
-    """A file whose contents come in several pieces: it is written into as they come, and complete with the last."""
-
-    entry: Entry
-    stack: ExitStack
-    file: int
-    left: int
-    fault: str = ""
-
-
-@dataclass(frozen=True)
-class _Want:
-    """A piece that some file needs, at a position in it."""
-
-    entry: Entry
-    position: int
-    building: _Building | None
-
-
-class _Together:
-    """Contents of small files that are waiting to be made together, and who wants them."""
-
-    def __init__(self) -> None:
-        self._files: list[tuple[bytes, list[_Want]]] = []
-        self.size = 0
-
-    def add(self, data: bytes, wants: list[_Want]) -> None:
-        """One more."""
-        self._files.append((data, wants))
-        self.size += len(data)
-
-    def taken(self) -> Sequence[tuple[bytes, list[_Want]]]:
-        """All of them; then none are waiting."""
-        taken, self._files, self.size = self._files, [], 0
-        return taken
-
-
 class _Run:
     def __init__(
         self,
@@ -337,7 +315,7 @@ class _Run:
     # ---- files ------------------------------------------------------------------------------------------------------
 
     def _restore_files(self, entries: list[Entry]) -> None:
-        wants: dict[Piece, list[_Want]] = {}
+        wants: dict[Piece, list[Want]] = {}
         by_pack: dict[int, list[Piece]] = {}
         # Whatever is there already is read, several at a time.
         decided = map(self._needed, entries) if self._place.is_new else self._pool.map(self._needed, entries)
@@ -352,7 +330,7 @@ class _Run:
             for piece in entry.pieces:
                 if piece not in wants:
                     by_pack.setdefault(piece.pack, []).append(piece)
-                wants.setdefault(piece, []).append(_Want(entry, position, building))
+                wants.setdefault(piece, []).append(Want(entry, position, building))
                 position += piece.length
         for number, pieces in sorted(by_pack.items()):
             try:
@@ -417,9 +395,9 @@ class _Run:
             if digest.digest()[:20].hex() != piece.hash:
                 return False
             position += piece.length
-        return entry.extents is None or _holes_are_empty(file, entry)
+        return entry.extents is None or holes_are_empty(file, entry)
 
-    def _begin(self, entry: Entry) -> _Building | None:
+    def _begin(self, entry: Entry) -> Building | None:
         stack = ExitStack()
         try:
             file = stack.enter_context(self._place.new_file(entry))
@@ -427,17 +405,18 @@ class _Run:
         except OSError as error:
             with suppress(OSError):
                 stack.__exit__(type(error), error, error.__traceback__)
-            self._fault(entry, error.strerror or str(error))
+            too_sparse = error.errno == errno.EFBIG and entry.extents is not None
+            self._fault(entry, TOO_SPARSE if too_sparse else error.strerror or str(error))
             return None
-        building = _Building(entry, stack, file, len(entry.pieces))
+        building = Building(entry, stack, file, len(entry.pieces))
         if not entry.pieces:
             self._finish(building)
             return None
         return building
 
-    def _fetch(self, number: int, group: list[Piece], wants: dict[Piece, list[_Want]]) -> None:
+    def _fetch(self, number: int, group: list[Piece], wants: dict[Piece, list[Want]]) -> None:
         done: set[Piece] = set()
-        small = _Together()
+        small = Together()
 
         def place(piece: Piece, chunks: Iterable[bytes]) -> None:
             if piece in done:
@@ -460,7 +439,7 @@ class _Run:
             self._make(small.taken())
 
     def _lost_or_alone(
-        self, number: int, pieces: list[Piece], wants: dict[Piece, list[_Want]], error: LifeboatError
+        self, number: int, pieces: list[Piece], wants: dict[Piece, list[Want]], error: LifeboatError
     ) -> None:
         """A group is not given by any repository: its pieces are tried one by one, so that only some are lost."""
         if len(pieces) == 1:
@@ -469,7 +448,7 @@ class _Run:
         for piece in pieces:
             self._fetch(number, [piece], wants)
 
-    def _make(self, files: Sequence[tuple[bytes, list[_Want]]]) -> None:
+    def _make(self, files: Sequence[tuple[bytes, list[Want]]]) -> None:
         """Make small files of their contents."""
         with self._making.take(len(files)):
             for data, wants in files:
@@ -477,7 +456,7 @@ class _Run:
                     self._try(want.entry, partial(self._place.make_file, want.entry, data))
                     self._wrote(want.entry.size)
 
-    def _put(self, chunks: Iterable[bytes], wants: list[_Want]) -> None:
+    def _put(self, chunks: Iterable[bytes], wants: list[Want]) -> None:
         if len(wants) == 1 and wants[0].building is not None:
             self._write_at(wants[0], chunks)
             return
@@ -489,14 +468,14 @@ class _Run:
                 self._try(want.entry, partial(self._place.make_file, want.entry, data))
                 self._wrote(want.entry.size)
 
-    def _write_at(self, want: _Want, chunks: Iterable[bytes]) -> None:
+    def _write_at(self, want: Want, chunks: Iterable[bytes]) -> None:
         building, position = want.building, want.position
         assert building is not None
         entry = want.entry
         ranges = entry.extents if entry.extents is not None else (Extent(0, entry.size),)
         for chunk in chunks:
             try:
-                for offset, part in _spread(ranges, position, chunk):
+                for offset, part in spread(ranges, position, chunk):
                     while part:
                         written = os.pwrite(building.file, part, offset)
                         part, offset = part[written:], offset + written
@@ -505,14 +484,14 @@ class _Run:
             position += len(chunk)
         self._piece_done(building)
 
-    def _piece_done(self, building: _Building) -> None:
+    def _piece_done(self, building: Building) -> None:
         with self._lock:
             building.left -= 1
             last = not building.left
         if last:
             self._finish(building)
 
-    def _finish(self, building: _Building) -> None:
+    def _finish(self, building: Building) -> None:
         entry = building.entry
         try:
             if building.fault:
@@ -524,7 +503,7 @@ class _Run:
         except OSError as error:
             self._fault(entry, building.fault or error.strerror or str(error))
 
-    def _lost(self, pieces: Iterable[Piece], wants: dict[Piece, list[_Want]], error: LifeboatError) -> None:
+    def _lost(self, pieces: Iterable[Piece], wants: dict[Piece, list[Want]], error: LifeboatError) -> None:
         for piece in pieces:
             for want in wants[piece]:
                 if want.building is not None:
@@ -610,29 +589,3 @@ class _Run:
 
 def _holds(folder: bytes, path: bytes) -> bool:
     return not folder or path.startswith(folder + b"/")
-
-
-def _spread(ranges: Sequence[Extent], position: int, data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Yield where bytes that begin at a position of the contents belong in the file."""
-    rest = memoryview(data)
-    for extent in ranges:
-        if position >= extent.length:
-            position -= extent.length
-            continue
-        part = rest[: extent.length - position]
-        yield extent.offset + position, part
-        rest, position = rest[len(part) :], 0
-        if not rest:
-            return
-
-
-def _holes_are_empty(file: int, entry: Entry) -> bool:
-    """Whether a sparse file has nothing but zeros where it shall have holes."""
-    position = 0
-    for extent in (*(entry.extents or ()), Extent(entry.size, 0)):
-        gap = (Extent(position, extent.offset - position),)
-        for data in read_extents(file, gap, 0, extent.offset - position):
-            if data.count(0) != len(data):
-                return False
-        position = extent.offset + extent.length
-    return True

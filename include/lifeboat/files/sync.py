@@ -13,7 +13,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -72,7 +72,16 @@ class Tally:
     changed: int = 0
     vanished: int = 0
     hidden: int = 0
+    holes: int = 0
     examples: list[str] = field(default_factory=list)
+
+    def counting_holes(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield the lines of entries, having counted the bytes that take no room in a restore."""
+        for line in lines:
+            if '"extents":' in line:
+                record = json.loads(line)
+                self.holes += record["size"] - sum(length for _, length in record["extents"])
+            yield line
 
     def facts(self, source: TreeSource, packer: Packer) -> dict[str, object]:
         """What a manifest says of it."""
@@ -82,6 +91,7 @@ class Tally:
             "folders": self.folders,
             "others": self.others,
             "size": self.size,
+            "holes": self.holes,
             "read_files": self.read_files,
             "read_size": self.read_size,
             "stored_packs": packer.stored_packs,
@@ -126,7 +136,11 @@ def back_up_tree(
         run.forget_vanished()
         needed = state.needed()
         packs = [stored for stored in state.packs() if stored.number in needed]
-        writer(INDEX, write_index(source.path, hash_key, packs, state.lines()), media_type=INDEX_MEDIA_TYPE)
+        writer(
+            INDEX,
+            write_index(source.path, hash_key, packs, run.tally.counting_holes(state.lines())),
+            media_type=INDEX_MEDIA_TYPE,
+        )
         snapshot = writer.commit(run.tally.facts(source, run.packer), [stored.pack for stored in packs])
     if report is not None:
         for example in run.tally.examples:

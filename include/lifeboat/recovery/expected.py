@@ -10,7 +10,7 @@ from typing import Any
 
 from lifeboat.attestation import Attestation, Verdict
 from lifeboat.inventory import Inventory
-from lifeboat.manifest import Manifest
+from lifeboat.manifest import Manifest, tree_bytes
 from lifeboat.snapshot import Kind
 
 RECENT = 5
@@ -57,7 +57,7 @@ def measured_in(inventory: Inventory) -> frozenset[Measured]:
 def size_of(manifest: Manifest) -> int:
     """The bytes by which the time of restoring a snapshot is reckoned: as the source gave them."""
     if manifest.kind is Kind.FILES:
-        return int(_number(manifest.facts.get("size")))  # its packs hold other snapshots' contents too
+        return tree_bytes(manifest)  # its packs hold other snapshots' contents too
     return manifest.plain_size
 
 

@@ -177,7 +177,7 @@ def _fill_tree(filling: Filling) -> Filled:
         )
 
     done, notes = _of_first_whole(case, snapshot, fill)
-    if done.faults.keys() - set(done.lost):
+    if done.hindered:
         done.raise_faults()  # it lies with the target, such as a disk that is full; once mended, it goes on
     faults = [f"{name} could not be restored: {reason}" for name, reason in list(done.faults.items())[:20]]
     if len(done.faults) > len(faults):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lifeboat.backup import read_evidence
 from lifeboat.errors import LifeboatError, NotReady
+from lifeboat.manifest import tree_bytes
 from lifeboat.postgres.room import ROOM, free_bytes
 from lifeboat.postgres.swap import oids_of
 from lifeboat.presets import Step, commands_of
@@ -367,7 +368,7 @@ def _lacking_on_disks(case: Case, assessment: Assessment) -> Iterator[str]:
         disk = next(folder for folder in (target, *target.parents) if folder.exists())
         device = disk.stat().st_dev
         disks.setdefault(device, disk)
-        size = int(snapshot_of(case, component).manifest.facts.get("size", 0))
+        size = tree_bytes(snapshot_of(case, component).manifest)
         needed[device] = needed.get(device, 0) + size
     for device, size in needed.items():
         status = os.statvfs(disks[device])
