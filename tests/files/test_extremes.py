@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lifeboat.errors import SettingsError
 from lifeboat.files import attributes, reading, scan, sync
 from lifeboat.files.entries import Entry
 from lifeboat.files.index import index_of
@@ -440,20 +441,22 @@ def test_a_folder_that_can_be_listed_and_not_entered_is_named_for_an_ordinary_us
     assert "listed/two: its contents are not in the snapshot: Permission denied" in said
 
 
+@pytest.mark.parametrize("call", ["open", "stat"])
 def test_what_is_in_a_folder_that_is_closed_now_has_not_vanished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     tree = Tree(tmp_path)
     for number in range(30):
         tree.write(f"most of it/{number}")
     tree.write("open")
     tree.snapshot()
-    fail(monkeypatch, "open", "most of it", errno.EACCES)
+    fail(monkeypatch, call, "most of it", errno.EACCES)
 
     snapshot = tree.snapshot()
 
     assert tree.said == ["'most of it': Permission denied"]
-    assert (snapshot.manifest.facts["files"], snapshot.manifest.facts["partial"]) == (1, True)
+    assert snapshot.manifest.facts["partial"] is True
+    assert {entry.name for entry in index_of(tree.vault, snapshot).entries} == {".", "most of it", "open"}
 
 
 # ---- what system calls can say --------------------------------------------------------------------------------------
@@ -596,6 +599,21 @@ def test_a_set_user_id_file_whose_owner_cannot_be_put_back_has_not_that_right(
     restore_tree(tree.vault, snapshot, tmp_path / "restored")
 
     assert stat.S_IMODE((tmp_path / "restored" / "program").stat().st_mode) == 0o755
+
+
+def test_a_state_that_fails_for_another_reason_than_room_asks_for_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = Tree(tmp_path)
+    tree.write("file")
+    tree.snapshot()
+    with open_state(tree.source.state / "files", "uploads") as state, state.writing:
+        state.writing.execute("DROP TABLE content")
+
+    with pytest.raises(SettingsError) as raised:
+        tree.snapshot()
+
+    assert raised.value.hint == "It may be removed: then everything is read once more."
 
 
 def test_a_look_at_what_cannot_be_looked_at_has_numbers_everywhere() -> None:

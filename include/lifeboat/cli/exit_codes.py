@@ -24,7 +24,8 @@ MEANINGS: Mapping[int, str] = {
     WRONG_SETTINGS: "Settings, connections or keys are wrong or missing.",
     NOT_FOUND: "There is no such snapshot or object.",
     BROKEN: "Something is not what was written: damaged, forged, or restored differently.",
-    DEGRADED: "It is done, but not everywhere: a repository lacks it or could not be read.",
+    DEGRADED: "It is done, but not everywhere or not in full: a repository lacks it or could not be read, or things of "
+    "a tree, or properties of them, could not be read or put back.",
     PASSING: "A passing fault: the same command may succeed later.",
     INTERRUPTED: "It was interrupted, by Ctrl-C or SIGTERM; a backup or restore begun then is not kept.",
 }

@@ -38,6 +38,9 @@ PREFIX = "lifeboat-files-"
 FULL_ENOUGH = 0.5
 """The share of free room that a scratch folder may take; a larger tree is proven by a sample."""
 
+NAMED = 10
+"""Notes of the restore that a proof repeats."""
+
 SPOTS = 200
 """Files of the tree itself that are compared with the snapshot."""
 
@@ -118,7 +121,7 @@ class _Trial:
             held=f"{count_text(done.files, 'file')} of {size_text(done.size)} in {count_text(done.folders, 'folder')}",
             counts={"files": done.files, "folders": done.folders, "others": done.others, "size": done.size},
             checks=tuple(checks),
-            notes=tuple(self._notes()),
+            notes=(*self._notes(), *done.notes[:NAMED]),
             reason="; ".join(failed),
         )
 

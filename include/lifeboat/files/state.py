@@ -236,6 +236,10 @@ class State:
         return sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
 
 
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""What SQLite says where its disk is full or out of order; the lowest eight bits of its codes."""
+
+
 @contextmanager
 def open_state(folder: Path, source: str) -> Iterator[State]:
     """The state of a tree, for this process alone as long as it is open.
@@ -267,9 +271,10 @@ def open_state(folder: Path, source: str) -> Iterator[State]:
                 state.reading.close()
                 state.writing.close()
         except sqlite3.Error as error:
+            room = "Make room on its disk. " if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK else ""
             raise SettingsError(
                 f"The state of {source}, {path}, cannot be used: {error}.",
-                hint="Make room on its disk. It may be removed: then everything is read once more.",
+                hint=f"{room}It may be removed: then everything is read once more.",
             ) from error
     finally:
         os.close(lock)

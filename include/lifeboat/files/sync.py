@@ -309,8 +309,7 @@ class _Run:
         """Have something new or changed read and written down."""
         info = found.info
         if found.fault:
-            if stat.S_ISDIR(info.st_mode):
-                self._closed = found.key + b"\0"
+            self._closed = found.key + b"\0"  # of what is nothing but a name nobody knows whether it is a folder
             self._refused(found, found.fault)
         elif not stat.S_ISREG(info.st_mode):
             self._take_other(found)
