@@ -49,12 +49,17 @@ class DatabaseSource:
 def check_ready(
     vault: Vault, source: DatabaseSource, installed: Sequence[Programs], selection: Selection | None = None
 ) -> tuple[str, ...]:
-    """Look for whatever would stop a backup, before it is begun. Returns remarks: what will make it degraded.
+    """Look for whatever would stop a backup, before it is begun. Returns remarks: what will make it degraded, what
+    the dump will leave out, and what a restore may not be able to build.
 
     Raises `NotReady` with every obstacle at once: keys, client programs, the database and its privileges, room.
     """
-    checks = (lambda: check_database(source.server, source.database, installed, selection or Selection()),)
-    return look(vault, source.name, checks)
+    remarks: list[str] = []
+
+    def check() -> None:
+        remarks.extend(check_database(source.server, source.database, installed, selection or Selection()).remarks)
+
+    return (*look(vault, source.name, (check,)), *remarks)
 
 
 def back_up_database(
@@ -228,6 +233,7 @@ def _facts(source: DatabaseSource, selection: Selection, dump: DatabaseDump) -> 
         "rows": evidence.rows,
         "content_hashed": source.content_hash,
         "role_passwords": dump.role_passwords,
+        **({"remarks": list(evidence.remarks)} if evidence.remarks else {}),
     }
 
 

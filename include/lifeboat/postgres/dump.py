@@ -16,12 +16,14 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from lifeboat.children import Children, Failure, how_it_ended, output_of
-from lifeboat.discretion import discreet
-from lifeboat.errors import ClientMissing, DumpFailed, LifeboatError, SourceError, SourceRefused
+from lifeboat.children import Children, output_of
+from lifeboat.errors import ClientMissing, SourceRefused
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
+from lifeboat.postgres.counting import tables_not_to_plan
+from lifeboat.postgres.dump_faults import dump_failed
 from lifeboat.postgres.evidence import (
     Evidence,
+    SequenceEvidence,
     TableEvidence,
     TableToRead,
     count_tables,
@@ -29,8 +31,11 @@ from lifeboat.postgres.evidence import (
     read_sequences,
     tables_to_read,
 )
-from lifeboat.postgres.faults import errors_explained, fault_said
+from lifeboat.postgres.extensions import left_out, read_extension_contents
+from lifeboat.postgres.faults import errors_explained
+from lifeboat.postgres.huge_rows import refuse_huge_rows
 from lifeboat.postgres.programs import SUPPORTED, Programs, programs_for_dump
+from lifeboat.postgres.remarks import build_remarks, lock_remarks, unlogged_note, unlogged_tables
 from lifeboat.postgres.selection import EVERYTHING, Selection
 from lifeboat.postgres.waiting import telling_of_locks
 from lifeboat.progress import Report
@@ -47,6 +52,9 @@ LEAST_STREAM = 64 * 1024**2
 
 LOCK_TIMEOUT_SECONDS = 120
 """How long a dump waits for a table somebody else has locked before it fails."""
+
+TABLES_AT_A_TIME = 64
+"""How many tables are counted before their locks are given back."""
 
 LOOK_LOCK_SECONDS = 5
 """The same for a look before it, which only has to say who has locked it."""
@@ -70,6 +78,8 @@ class Scope:
     tables: tuple[TableToRead, ...]
     patterns: tuple[str, ...]
     role_passwords: bool
+    unlogged: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def check_database(
@@ -77,14 +87,21 @@ def check_database(
 ) -> Scope:
     """Look for all that would stop a dump or make it silently partial, before it is begun.
 
-    Raises `ClientMissing` when no client is new enough, `SourceRefused` naming every table that cannot be read whole or
-    does not exist, `SourceUnavailable` when the server does not answer, or naming who has locked a table.
+    What its dump will leave out, and what a restore may not be able to build, is in the scope's `remarks`. Raises
+    `ClientMissing` when no client is new enough, `SourceRefused` naming every table that cannot be read whole or
+    written out, or does not exist, and where the server's table of locks is too small, `SourceUnavailable` when the
+    server does not answer, or naming who has locked a table.
     """
     with (
         telling_of_locks(server, database),
         server.connect(database) as connection,
     ):
-        return _scope(connection, server, database, installed, selection, lock_seconds=LOOK_LOCK_SECONDS)
+        scope = _scope(connection, server, database, installed, selection, lock_seconds=LOOK_LOCK_SECONDS)
+        if not selection.complete:
+            return scope
+        refuse_huge_rows(connection)
+        remarks = left_out(read_extension_contents(connection))
+        return replace(scope, remarks=(*lock_remarks(connection), *scope.remarks, *remarks))
 
 
 def dump_database(
@@ -114,15 +131,26 @@ def dump_database(
         with _exported_snapshot(connection) as snapshot:
             # Rereads the catalogue inside the snapshot; a table made or dropped since then must not be missed.
             scope = _scope(connection, server, database, installed, selection)
-            sequences = read_sequences(connection) if selection.complete else ()
+            sequences = _read_sequences(connection, server, database) if selection.complete else ()
             streams = () if selection.schema_only else cut_into_streams(scope.tables, stream_size)
             _hold(connection, [table for stream in streams for table in stream])
             job = _Job(server, database, snapshot, scope, children, sink)
             counted = _run_all(job, streams, selection, content_hash, parallel or os.cpu_count() or 1)
             evidence = describe_database(connection, tables=_placed(counted, streams), sequences=sequences)
     if not selection.complete:
-        evidence = replace(evidence, objects={}, extensions={}, large_objects=0)
+        evidence = replace(evidence, objects={}, extensions={}, large_objects=0, extension_contents=())
+    evidence = replace(
+        evidence,
+        unlogged=tuple(".".join(table) for table in scope.unlogged),
+        remarks=(*scope.remarks, *left_out(evidence.extension_contents)),
+    )
     return DatabaseDump(evidence, scope.programs.version, scope.programs.major, scope.role_passwords)
+
+
+def _read_sequences(connection: Connection, server: PostgresServer, database: str) -> tuple[SequenceEvidence, ...]:
+    with server.connect(database) as reader:
+        _wait_for_locks_only_so_long(reader)
+        return read_sequences(connection, reader)
 
 
 def cut_into_streams(
@@ -171,18 +199,27 @@ class _Job:
     def count(
         self, connection: Connection, tables: Sequence[TableToRead], content_hash: bool
     ) -> tuple[TableEvidence, ...]:
-        with errors_explained(self.server, self.database), connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        """Rows in the moment of the dump. A transaction keeps a lock for each table and index that it has looked at, so
+        there are many of them, each of a few tables."""
+        counted: list[TableEvidence] = []
+        with errors_explained(self.server, self.database):
             _wait_for_locks_only_so_long(connection)
-            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.snapshot)))
-            return count_tables(connection, tables, content_hash=content_hash)
+            for first in range(0, len(tables), TABLES_AT_A_TIME):
+                # Outside of the dump's moment, since the planner goes by what there is now.
+                unplanned = tables_not_to_plan(connection)
+                with connection.transaction():
+                    connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                    connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.snapshot)))
+                    batch = tables[first : first + TABLES_AT_A_TIME]
+                    counted += count_tables(connection, batch, content_hash=content_hash, unplanned=unplanned)
+        return tuple(sorted(counted, key=lambda table: (table.schema, table.name)))
 
     def _stream(self, artifact: str, command: Sequence[object], media_type: str) -> None:
         chunks = output_of(
             self.children,
             [str(part) for part in command],
             env=self.server.child_environment(),
-            failure=_dump_failed(self.server, self.database, artifact),
+            failure=dump_failed(self.server, self.database, artifact),
         )
         self.sink(artifact, chunks, media_type=media_type)
 
@@ -194,6 +231,7 @@ def _run_all(
     arguments = [f"--table={pattern}" for pattern in job.scope.patterns]
     arguments += ["--strict-names"] if arguments else []
     arguments += ["--schema-only"] if selection.schema_only else []
+    arguments += ["--no-unlogged-table-data"] if job.scope.unlogged else []
     arguments += [f"--exclude-table-data={_pattern(table)}" for tables in cut for table in tables]
     with (
         job.server.connect(job.database) as counter,
@@ -217,7 +255,7 @@ def _run_all(
             for future in begun[:1]:
                 _end(future, counter)
             raise
-    return counting.result()
+    return (*counting.result(), *(TableEvidence(*table, rows=0) for table in job.scope.unlogged))
 
 
 def _placed(counted: Sequence[TableEvidence], streams: Sequence[Sequence[TableToRead]]) -> tuple[TableEvidence, ...]:
@@ -286,12 +324,15 @@ def _scope(
     selected = _selected_tables(connection, server, database, selection.tables)
     oids = None if not selection.tables else [oid for oid, _ in selected]
     _refuse_unreadable(connection, server, database, oids, large_objects=selection.complete)
+    unlogged = unlogged_tables(connection)
     passwords = connection.execute("SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')").fetchone()
     return Scope(
         programs,
         tables_to_read(connection, oids),
         tuple(pattern for _, pattern in selected),
         bool(passwords and passwords[0]),
+        unlogged,
+        (*(unlogged_note(".".join(table)) for table in unlogged), *build_remarks(connection)),
     )
 
 
@@ -377,18 +418,3 @@ def _pattern(table: TableToRead) -> str:
 def _quoted(schema: str, table: str) -> str:
     """An exact pattern: inside double quotes nothing is a wildcard (PostgreSQL manual, psql, Patterns)."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, table))
-
-
-def _dump_failed(server: PostgresServer, database: str, artifact: str) -> Failure:
-    def failure(status: int, said: str) -> LifeboatError:
-        words = f"{how_it_ended(status)}: {discreet(said)[:3000] or 'it said nothing'}"
-        fault = fault_said(said)
-        # What the server refused in so many words, it will refuse again; a connection that was lost is another matter.
-        answered = SourceError if "ERROR:  " in said else DumpFailed
-        kind = answered if fault is None else DumpFailed if fault.passing else fault.kind
-        hint = "The server's log may tell more." if fault is None else fault.hint_for(server.user)
-        return kind(
-            f"The dump of {database!r} on {server} ({artifact}) {words}", hint=f"Nothing of it was kept. {hint}"
-        )
-
-    return failure

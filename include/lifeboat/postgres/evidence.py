@@ -11,6 +11,8 @@ from psycopg import sql
 
 from lifeboat.errors import SettingsError, UnknownFormat
 from lifeboat.postgres.connection import Connection
+from lifeboat.postgres.counting import count_by_copying, tables_not_to_plan
+from lifeboat.postgres.extensions import ExtensionContent, content_differences, read_extension_contents
 
 FORMAT = 1
 
@@ -68,6 +70,8 @@ class Evidence:
     """All of it. `objects` counts what there is by kind (views, functions, indexes, constraints, triggers, …).
 
     `system_identifier` is the server's own, which none other has; None where it may not be read, or was not yet.
+    `extension_contents` belongs to extensions; `unlogged` are tables without rows in the dump, as a standby holds none;
+    `remarks` are for people: what the dump leaves out, and what a restore may not be able to build.
     """
 
     server_version: str
@@ -80,6 +84,9 @@ class Evidence:
     objects: Mapping[str, int]
     large_objects: int
     system_identifier: str | None = None
+    extension_contents: tuple[ExtensionContent, ...] = ()
+    unlogged: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -114,6 +121,8 @@ class Evidence:
             for table in record["tables"]
         )
         record["sequences"] = tuple(SequenceEvidence(**sequence) for sequence in record["sequences"])
+        record["extension_contents"] = tuple(ExtensionContent(**c) for c in record.get("extension_contents", ()))
+        record |= {name: tuple(record.get(name, ())) for name in ("unlogged", "remarks")}
         return cls(**record)
 
 
@@ -147,6 +156,7 @@ def tables_to_read(connection: Connection, selected: Sequence[int] | None = None
                                    WHERE o.oid = ANY (p.partclass) AND o.opcintype = 'anyenum'::regtype)
                     ORDER BY height DESC LIMIT 1) hashed ON true
          WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+           AND NOT (c.relpersistence = 'u' AND pg_catalog.pg_is_in_recovery())
            AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
            AND NOT EXISTS (SELECT FROM pg_depend d
                             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -162,14 +172,20 @@ def tables_to_read(connection: Connection, selected: Sequence[int] | None = None
 
 
 def count_tables(
-    connection: Connection, tables: Iterable[TableToRead], *, content_hash: bool = False
+    connection: Connection,
+    tables: Iterable[TableToRead],
+    *,
+    content_hash: bool = False,
+    unplanned: frozenset[int] | None = None,
 ) -> tuple[TableEvidence, ...]:
     """Exact rows of each table as the connection's transaction sees them, and on request a digest of their content.
 
-    The digest does not depend on the order of rows and is the same on every server version.
+    The digest does not depend on the order of rows and is the same on every server version. A table in `unplanned`, by
+    default those of `tables_not_to_plan`, is counted without a plan and has no digest.
     """
     connection.execute(PINNED_OUTPUT)
-    counted = [_count(connection, table, content_hash) for table in tables]
+    unplanned = tables_not_to_plan(connection) if unplanned is None else unplanned
+    counted = [_count(connection, table, content_hash, table.oid not in unplanned) for table in tables]
     return tuple(sorted(counted, key=lambda table: (table.schema, table.name)))
 
 
@@ -195,15 +211,24 @@ def describe_database(
         objects=objects,
         large_objects=large_objects,
         system_identifier=read_system_identifier(connection),
+        extension_contents=read_extension_contents(connection),
     )
 
 
-def read_sequences(connection: Connection) -> tuple[SequenceEvidence, ...]:
-    """Where every sequence stands. Sequences are outside of transactions: later readings can only be further on."""
-    rows = connection.execute(
-        "SELECT schemaname, sequencename, increment_by, last_value FROM pg_sequences ORDER BY 1, 2"
+def read_sequences(connection: Connection, reader: Connection | None = None) -> tuple[SequenceEvidence, ...]:
+    """Where every sequence stands. Sequences are outside of transactions: later readings can only be further on.
+
+    Reading one keeps a lock until the end of the transaction, so `reader`, in none, does it, a few at a time. With it,
+    those that belong to extensions and are not dumped are left out.
+    """
+    rows = connection.execute(_SEQUENCES, [reader is not None]).fetchall()
+    stands: dict[int, int | None] = {}
+    for first in range(0, len(rows), SEQUENCES_AT_A_TIME):
+        some = [oid for oid, *_ in rows[first : first + SEQUENCES_AT_A_TIME]]
+        stands |= dict((reader or connection).execute(_STANDS, [some]).fetchall())
+    return tuple(
+        SequenceEvidence(schema, name, increment, stands[oid]) for oid, schema, name, increment in rows if oid in stands
     )
-    return tuple(SequenceEvidence(*row) for row in rows)
 
 
 def read_system_identifier(connection: Connection) -> str | None:
@@ -233,6 +258,7 @@ def differences(source: Evidence, restored: Evidence) -> tuple[str, ...]:
                 f"The sequence {sequence.schema}.{sequence.name} stands at {now.last_value}, "
                 f"before {sequence.last_value}."
             )
+    found += content_differences(source.extension_contents, restored.extension_contents)
     missing = sorted(set(source.extensions) - set(restored.extensions))
     found += [f"The extension {name} is missing." for name in missing]
     for kind in sorted({*source.objects, *restored.objects}):
@@ -254,7 +280,7 @@ def _table_differences(source: Sequence[TableEvidence], restored: Sequence[Table
             yield f"The table {table.label} is missing."
         elif now.rows != table.rows:
             yield f"The table {table.label} has {now.rows} rows, and had {table.rows}."
-        elif table.content is not None and now.content != table.content:
+        elif None not in (table.content, now.content) and now.content != table.content:
             yield f"The table {table.label} has as many rows as it had, {table.rows}, but not the same ones."
     for table in there.values():
         yield f"The table {table.label} was not in the snapshot."
@@ -285,7 +311,10 @@ PINNED_OUTPUT = """
 """
 
 
-def _count(connection: Connection, table: TableToRead, content_hash: bool) -> TableEvidence:
+def _count(connection: Connection, table: TableToRead, content_hash: bool, planned: bool) -> TableEvidence:
+    if not planned:
+        rows = count_by_copying(connection, table.schema, table.name)
+        return TableEvidence(table.schema, table.name, rows, moves_in=table.moves_in)
     name = sql.Identifier(table.schema, table.name)
     if not content_hash:
         query = sql.SQL("SELECT count(*), NULL FROM ONLY {}").format(name)
@@ -328,6 +357,28 @@ def _properties(connection: Connection) -> DatabaseProperties:
     )  # fmt: skip
 
 
+SEQUENCES_AT_A_TIME = 256
+
+_SEQUENCES = """
+    SELECT c.oid::pg_catalog.int8, n.nspname, c.relname, s.seqincrement
+      FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relpersistence <> 't' AND NOT (c.relpersistence = 'u' AND pg_catalog.pg_is_in_recovery())
+       AND NOT (%s AND EXISTS (
+           SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+            WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'e'
+              AND d.objid IN (c.oid, (SELECT i.refobjid FROM pg_catalog.pg_depend i  -- the table of an identity column
+                                       WHERE i.classid = d.classid AND i.objid = c.oid AND i.deptype = 'i'))
+              AND NOT d.objid = ANY (coalesce(e.extconfig, '{}'))))
+     ORDER BY 2, 3
+"""
+
+_STANDS = """
+    SELECT c.oid::pg_catalog.int8, CASE WHEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT, USAGE')
+                                        THEN pg_catalog.pg_sequence_last_value(c.oid) END
+      FROM pg_catalog.pg_class c WHERE c.relkind = 'S' AND c.oid = ANY (%s::pg_catalog.oid[])
+"""
+
 # Counts by kind of what a dump carries, without what belongs to the system or to extensions. 1259, 1255 and 1247 are
 # the oids of pg_class, pg_proc and pg_type. Constraints of type 'n', not null, are new in version 18.
 _OBJECTS = """
@@ -337,9 +388,11 @@ _OBJECTS = """
                           WHEN 'm' THEN 'materialized views' WHEN 'i' THEN 'indexes' WHEN 'I' THEN 'partitioned indexes'
                           WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'foreign tables' ELSE 'composite types' END, count(*)
       FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
+           LEFT JOIN pg_depend identity
+             ON identity.classid = 1259 AND identity.objid = c.oid AND identity.deptype = 'i' AND c.relkind = 'S'
      WHERE c.relnamespace IN (SELECT oid FROM mine) AND c.relkind IN ('r', 'p', 'v', 'm', 'i', 'I', 'S', 'f', 'c')
        AND c.relpersistence <> 't'
-       AND (1259, coalesce(i.indrelid, c.oid)) NOT IN (SELECT classid, objid FROM extension)
+       AND (1259, coalesce(i.indrelid, identity.refobjid, c.oid)) NOT IN (SELECT classid, objid FROM extension)
      GROUP BY 1
     UNION ALL
     SELECT 'functions', count(*) FROM pg_proc p

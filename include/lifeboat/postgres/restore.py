@@ -44,9 +44,11 @@ from lifeboat.postgres.evidence import (
     read_sequences,
     tables_to_read,
 )
+from lifeboat.postgres.extensions import lost_contents
 from lifeboat.postgres.faults import fault_said, words_of
 from lifeboat.postgres.globals import missing_roles, missing_tablespaces, statements_for
 from lifeboat.postgres.programs import Programs, programs_for_restore
+from lifeboat.postgres.remarks import unlogged_note
 from lifeboat.postgres.room import ROOM, free_bytes
 from lifeboat.postgres.selection import Selection
 from lifeboat.postgres.subscriptions import subscriptions_of
@@ -148,6 +150,9 @@ def restore_database(
                 restored = _compare(
                     server, database, _expected(evidence, part, selection), partly=part is not None, jobs=jobs
                 )
+            if part is None and not selection.schema_only:
+                notes += lost_contents(evidence.extension_contents, restored.extension_contents)
+                notes += tuple(map(unlogged_note, evidence.unlogged))
             if statistics:
                 with clock.phase("statistics"):
                     analysis.complete()
@@ -480,10 +485,11 @@ def _expected(evidence: Evidence, part: Part | None, selection: Selection) -> Ev
             evidence,
             tables=tuple(t for t in evidence.tables if (t.schema, t.name) in part.tables),
             sequences=tuple(s for s in evidence.sequences if (s.schema, s.name) in part.sequences),
+            extension_contents=(),
         )
     if selection.schema_only:
         tables = tuple(replace(table, rows=0, content=None) for table in evidence.tables)
-        evidence = replace(evidence, tables=tables, sequences=(), large_objects=0)
+        evidence = replace(evidence, tables=tables, sequences=(), large_objects=0, extension_contents=())
     return evidence
 
 
