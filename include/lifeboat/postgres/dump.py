@@ -53,7 +53,7 @@ LEAST_STREAM = 64 * 1024**2
 LOCK_TIMEOUT_SECONDS = 120
 """How long a dump waits for a table somebody else has locked before it fails."""
 
-TABLES_AT_A_TIME = 64
+TABLES_AT_A_TIME = 32
 """How many tables are counted before their locks are given back."""
 
 LOOK_LOCK_SECONDS = 5

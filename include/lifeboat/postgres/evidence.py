@@ -99,6 +99,9 @@ class Evidence:
         for table in record["tables"]:
             if table["moves_in"] is None:
                 del table["moves_in"]
+        for name in ("extension_contents", "unlogged", "remarks"):  # not known to programs of before
+            if not record[name]:
+                del record[name]
         return json.dumps(record, ensure_ascii=False, indent=1).encode()
 
     @classmethod
