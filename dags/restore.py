@@ -36,6 +36,7 @@ TASKS = {
 NEW = "{{ params.new_database or params.database ~ '_restored_' ~ (dag_run.run_after | ts_nodash) }}"
 SOURCE, REPOSITORY, TABLES = "{{ params.database }}", "{{ params.repository }}", "{{ params.tables }}"
 TARGET, MEANT = "{{ params.target }}", "{{ params.on_another_server }}"
+ALL_OR_NOTHING = "{{ params.all_or_nothing }}"
 
 
 @dag(
@@ -76,6 +77,12 @@ TARGET, MEANT = "{{ params.target }}", "{{ params.on_another_server }}"
         "as_of": moment_field("As of", "It began then or earlier."),
         "repository": repository_field(platform()),
         "tables": tables_field("One a line, as `name` or `schema.name`; into a new database or schema."),
+        "all_or_nothing": Param(
+            False,
+            type="boolean",
+            title="All or nothing",
+            description="Keep nothing when one object cannot be rebuilt. Otherwise rows are kept, and it is listed.",
+        ),
         "schema_only": Param(False, type="boolean", title="Definitions only", description="Only into a new database."),
         "on_another_server": Param(
             False,
@@ -99,7 +106,8 @@ and `python -m lifeboat undo <name>` goes back to it.
   restores to it: its log says which. Let that run end, or answer its question.
 * `thaw`: the store did not give it out in time. Clear the task, or choose another repository.
 * `restore_new`, `restore_schema`, `restore_beside`, `verify`: the live database was not touched. The log says what is
-  wrong; choose another snapshot or repository.
+  wrong; choose another snapshot or repository. Where objects could not be rebuilt, what was restored is kept, and the
+  log lists them with their SQL; beside the live one, `approve` lists them and asks.
 * `decide`: the form asked for something that cannot be. Trigger again.
 * `approve`: nobody answered within 12 hours, so the run failed; nothing was replaced. The restored database waits
   beside the live one; clear the task to ask again, or `python -m lifeboat kept` and `release` remove it. An
@@ -135,6 +143,7 @@ def restore():
         source=SOURCE,
         snapshot=label,
         repository=REPOSITORY,
+        all_or_nothing=ALL_OR_NOTHING,
         database=NEW,
         tables=TABLES,
         schema_only="{{ params.schema_only }}",
@@ -145,6 +154,7 @@ def restore():
         source=SOURCE,
         snapshot=label,
         repository=REPOSITORY,
+        all_or_nothing=ALL_OR_NOTHING,
         schema="{{ params.schema }}",
         tables=TABLES,
         other_server=MEANT,
@@ -155,6 +165,7 @@ def restore():
         source=SOURCE,
         snapshot=label,
         repository=REPOSITORY,
+        all_or_nothing=ALL_OR_NOTHING,
         other_server=MEANT,
         multiple_outputs=True,
     )

@@ -18,6 +18,17 @@ NEEDED = (16, 17, 18)
 MAJORS = sorted({*NEEDED, *PROGRAMS})
 ODD = Path(__file__).parent / "postgres" / "odd.sql"
 
+CHECK_THAT_NO_LONGER_HOLDS = """
+    CREATE TABLE z_limits (most int);
+    INSERT INTO z_limits VALUES (10);
+    CREATE FUNCTION allowed(int) RETURNS bool LANGUAGE plpgsql
+        AS 'BEGIN RETURN $1 <= coalesce((SELECT most FROM public.z_limits), 0); END';
+    CREATE TABLE a_orders (id int PRIMARY KEY, amount int CHECK (allowed(amount)));
+    INSERT INTO a_orders SELECT n, n FROM generate_series(1, 10) n;
+    UPDATE z_limits SET most = 3;
+"""
+"""What no restore can make as it was: rows that do not meet the CHECK of their table any more."""
+
 _numbers = itertools.count(1)
 
 

@@ -105,6 +105,7 @@ def back_up_database(
 class RestoreOptions(TypedDict, total=False):
     """How `restore_snapshot` is to go about it, as whatever restores by it hands on."""
 
+    all_or_nothing: bool
     repository: str | None
     jobs: int | None
     progress: Progress | None
@@ -123,6 +124,7 @@ def restore_snapshot(
     repository: str | None = None,
     jobs: int | None = None,
     statistics: bool = True,
+    all_or_nothing: bool = False,
     progress: Progress | None = None,
     children: Children | None = None,
     report: Report | None = None,
@@ -157,6 +159,7 @@ def restore_snapshot(
             selection=selection,
             jobs=jobs,
             statistics=statistics,
+            all_or_nothing=all_or_nothing,
             children=Children(within=children),  # a damaged copy ends its restore's processes, not the next one's
             report=report,
         )

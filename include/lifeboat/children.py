@@ -11,7 +11,8 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -186,20 +187,21 @@ def feed(
     *,
     env: Mapping[str, str],
     failure: Failure,
+    hear: Callable[[bytes], None] | None = None,
     forgives: Callable[[str], bool] | None = None,
     inherits: Sequence[IO[bytes]] = (),
 ) -> None:
     """Write a stream to a program's input until the stream ends or the program has enough.
 
     A program that closes its input early and ends with status 0 has succeeded; with another status only if `forgives`
-    accepts what it said. One that a signal has ended raises `EndedFromOutside`. When `chunks` raises, the program is
-    ended before it could take the stream for complete, and the error passes through. `inherits` as for
-    `Children.start`.
+    accepts what it said last. `hear` is given every line that it says. One that a signal has ended raises
+    `EndedFromOutside`. When `chunks` raises, the program is ended before it could take the stream for complete, and the
+    error passes through. `inherits` as for `Children.start`.
     """
     process = children.start(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, inherits=inherits)
     assert process.stdin is not None
     _enlarge(process.stdin)
-    said = _LastWords(process)
+    said = _LastWords(process, hear)
     try:
         # A broken pipe is the program's own affair: its exit status says whether it had enough or failed.
         with contextlib.suppress(BrokenPipeError):
@@ -216,6 +218,51 @@ def feed(
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         said.close()
+
+
+def filtered(
+    children: Children,
+    command: Sequence[str | Path],
+    chunks: Iterable[bytes],
+    *,
+    env: Mapping[str, str],
+    failure: Failure,
+    inherits: Sequence[IO[bytes]] = (),
+) -> Generator[bytes]:
+    """Yield the lines that a program makes of a stream that is written to its input.
+
+    As `output_of` for how it ends, and as `feed` when `chunks` raises.
+    """
+    process = children.start(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, inherits=inherits)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    said = _LastWords(process)
+    with ThreadPoolExecutor(1, "feed") as pool:
+        writing = pool.submit(_write_all, children, process, chunks)
+        try:
+            yield from process.stdout
+            status = children.finish(process)
+            writing.result()
+            if status:
+                raise children.error_of(status, failure(status, said.text()))
+        finally:
+            children.stop(process)
+            process.stdout.close()
+            said.close()
+
+
+def _write_all(children: Children, process: subprocess.Popen[bytes], chunks: Iterable[bytes]) -> None:
+    assert process.stdin is not None
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            for chunk in chunks:
+                process.stdin.write(chunk)
+    except BaseException:
+        children.stop(process)
+        raise
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def run(
@@ -247,9 +294,10 @@ def run(
 class _LastWords:
     """Reads a program's standard error beside its output, keeping the last lines."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], hear: Callable[[bytes], None] | None = None) -> None:
         assert process.stderr is not None
         self._stderr = process.stderr
+        self._hear = hear
         self._lines: deque[bytes] = deque(maxlen=STDERR_LINES)
         self._thread = threading.Thread(target=self._read, name="stderr", daemon=True)
         self._thread.start()
@@ -263,7 +311,10 @@ class _LastWords:
         self._stderr.close()
 
     def _read(self) -> None:
-        self._lines.extend(self._stderr)
+        for line in self._stderr:
+            self._lines.append(line)
+            if self._hear is not None:
+                self._hear(line)
 
 
 # util-linux: the kernel ends the program when the thread that started it is gone. Python's own way, a function run

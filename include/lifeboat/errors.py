@@ -23,6 +23,7 @@
     │   ├── ClientMissing             no client program of a fitting version
     │   └── DumpFailed                a dump program ended badly
     ├── RestoreFailed                 a restore did not complete
+    │   ├── RestoreIncomplete         its rows are there, objects that could not be rebuilt are not
     │   └── TargetUnavailable         the server that it was to be on failed meanwhile, for a reason that passes
     ├── EvidenceMismatch              what was restored differs from what the source held
     ├── NotProven                     a restore test did not prove the snapshot
@@ -153,6 +154,10 @@ class DumpFailed(SourceError):
 
 class RestoreFailed(LifeboatError):
     """A restore did not complete; the target is not usable."""
+
+
+class RestoreIncomplete(RestoreFailed):
+    """Objects could not be rebuilt; what was restored is kept, and waits for a person who has seen the list of them."""
 
 
 class TargetUnavailable(RestoreFailed):

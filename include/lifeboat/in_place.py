@@ -17,9 +17,10 @@ from typing import Unpack
 
 from lifeboat.backup import RestoreOptions, read_evidence, restore_snapshot
 from lifeboat.children import Children, run
-from lifeboat.errors import LifeboatError, RestoreFailed
+from lifeboat.errors import LifeboatError, RestoreFailed, RestoreIncomplete
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.programs import Programs
+from lifeboat.postgres.rebuilding import listed, refuse_lost_rows
 from lifeboat.postgres.restore import RestoreReport, removed_on_failure, temporary
 from lifeboat.postgres.selection import Selection
 from lifeboat.postgres.swap import (
@@ -90,6 +91,7 @@ def restore_in_place(
     """Restore a snapshot beside `live`, compare and check it, and put it in place while the application is stopped.
 
     `now` is when this begins; what was live is kept under the time of the swap.
+    One that is incomplete is not put in place: it waits beside `live`, and `RestoreIncomplete` lists what it lacks.
     Whatever fails before the swap leaves `live` untouched and the application running. May be repeated. Raises as
     `check_target` and `restore_snapshot`, and `RestoreFailed` when a check fails, the application cannot be stopped or
     started, or nobody can be brought to leave the live database.
@@ -106,6 +108,14 @@ def restore_in_place(
         other_server=other_server,
         **how,
     )
+    if beside.restored.not_rebuilt:
+        name = shlex.quote(beside.database)
+        raise RestoreIncomplete(
+            f"{snapshot.label} was restored incompletely, as {beside.database!r}; {live!r} was not touched. "
+            f"{listed(beside.restored.not_rebuilt)}",
+            hint=f"`lifeboat undo {name} --i-have-seen-what-is-missing` puts it in place all the same, "
+            f"`lifeboat release {name} --drop-it {name}` removes it.",
+        )
     return _put_in_place(
         server,
         live,
@@ -148,9 +158,10 @@ def restore_beside(
         f"{kept.name!r} is still there, {_MEANINGS[kept.standing]}." for kept in kept_databases(server, live)
     )
     restored = restore_snapshot(vault, snapshot, server, beside, installed=installed, **how)
+    whole = not restored.not_rebuilt
     with removed_on_failure(server, beside):
-        _check(server, beside, smoke, tell)
-        return Beside(make_ready(server, live, beside, now=now), restored, remarks)
+        remarks += _check(server, beside, smoke, tell, whole=whole)
+        return Beside(make_ready(server, live, beside, now=now, whole=whole), restored, remarks)
 
 
 def restore_rows_in_place(
@@ -187,6 +198,7 @@ def restore_rows_in_place(
         **how,
     )
     with temporary(server, beside):
+        refuse_lost_rows(restored.not_rebuilt)
         found = _found(server, beside, tables)
         replaced = replace_rows(server, live, beside, found, replace_live_rows=replace_live_rows, report=tell)
     return replace(replaced, damaged=restored.damaged)
@@ -199,13 +211,23 @@ def undo_in_place(
     *,
     now: datetime,
     application: Application | None = None,
+    although_incomplete: bool = False,
     report: Report | None = None,
 ) -> InPlaceReport:
     """Put a kept database back in the place of `live` while the application is stopped; what was live is kept too.
 
-    The same puts a restored one in place that is `ready`. Raises as `restore_in_place`.
+    The same puts a restored one in place that is `ready`, and one that is incomplete with `although_incomplete`: that a
+    person has seen what it lacks. Raises as `restore_in_place`.
     """
-    return _put_in_place(server, live, kept, now=now, application=application, tell=report or (lambda _: None))
+    return _put_in_place(
+        server,
+        live,
+        kept,
+        now=now,
+        application=application,
+        tell=report or (lambda _: None),
+        although_incomplete=although_incomplete,
+    )
 
 
 def _put_in_place(
@@ -218,14 +240,15 @@ def _put_in_place(
     tell: Report,
     restored: RestoreReport | None = None,
     remarks: tuple[str, ...] = (),
+    although_incomplete: bool = False,
 ) -> InPlaceReport:
     application = application or Application()
-    check_kept(server, live, replacement)
+    check_kept(server, live, replacement, although_incomplete=although_incomplete)
     began = time.monotonic()
     try:
         with _started_again_on_failure(application, tell):
             _run_all(application.stop, application.seconds, "stop", tell)
-            swapped = undo(server, live, replacement, now=now, report=tell)
+            swapped = undo(server, live, replacement, now=now, although_incomplete=although_incomplete, report=tell)
     except LifeboatError as error:
         error.hint = f"{error.hint} {_still(live, replacement)}".strip()
         raise
@@ -257,14 +280,18 @@ def _found(server: PostgresServer, side: str, names: Sequence[str]) -> tuple[Tab
     return tuple((schema, name) for schema, name in rows)
 
 
-def _check(server: PostgresServer, database: str, smoke: Smoke | None, tell: Report) -> None:
+def _check(server: PostgresServer, database: str, smoke: Smoke | None, tell: Report, *, whole: bool) -> tuple[str, ...]:
+    """Ask the smoke checks. Of a database that is not whole, wrong answers are remarks: its rows are kept."""
     failed = smoke(server, database) if smoke else ()
+    if failed and not whole:
+        return tuple(f"A smoke check gives a wrong answer: {answer}" for answer in failed)
     if failed:
         raise RestoreFailed(
             f"What was restored gives wrong answers: {' '.join(failed)}",
             hint="The live database was not touched; what was restored was removed. Choose another snapshot.",
         )
     tell("smoke checks: all right" if smoke else "smoke checks: there are none")
+    return ()
 
 
 @contextmanager
@@ -306,5 +333,6 @@ def _still(live: str, replacement: str) -> str:
 _MEANINGS = {
     Standing.BESIDE: "left by a restore that was cut short, or of one that still runs; it is of no use",
     Standing.READY: "restored and checked, but never put in place",
+    Standing.PARTLY: "restored without some objects, and never put in place",
     Standing.BEFORE: "kept by an earlier replacement",
 }

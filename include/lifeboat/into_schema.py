@@ -11,6 +11,7 @@ from lifeboat.backup import RestoreOptions, read_evidence, restore_snapshot
 from lifeboat.errors import SettingsError
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.programs import Programs
+from lifeboat.postgres.rebuilding import refuse_lost_rows
 from lifeboat.postgres.restore import temporary
 from lifeboat.postgres.selection import Selection
 from lifeboat.postgres.side_schema import SideSchema, check_schema_free, copy_into_schema
@@ -56,7 +57,13 @@ def restore_into_schema(
         **how,
     )
     with temporary(server, side):
+        refuse_lost_rows(restored.not_rebuilt)
         made = copy_into_schema(
             server, live, side, schema, installed=installed, children=how.get("children"), report=tell
         )
-    return replace(made, notes=(*restored.notes, *made.notes), damaged=restored.damaged)
+    return replace(
+        made,
+        notes=(*restored.notes, *made.notes),
+        damaged=restored.damaged,
+        not_rebuilt=restored.not_rebuilt,
+    )

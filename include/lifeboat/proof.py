@@ -40,6 +40,7 @@ from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.evidence import Evidence
 from lifeboat.postgres.kept_server import KeptServer
 from lifeboat.postgres.programs import Programs
+from lifeboat.postgres.rebuilding import listed
 from lifeboat.postgres.restore import RestoreReport
 from lifeboat.progress import PhaseClock, Report, count_text, size_text
 from lifeboat.smoke import CheckResult, SmokeChecks, run_checks
@@ -127,6 +128,13 @@ class Proof:
             "damaged": {name: without_rows(reason) for name, reason in self.damaged.items()},
             "kept": self.kept.record() if self.kept else None,
         }
+
+
+def _incomplete(proof: Proof, restored: RestoreReport) -> Proof:
+    """The same, failed when objects could not be rebuilt: whoever restores it in a disaster lacks them too."""
+    if not restored.not_rebuilt:
+        return proof
+    return replace(proof, reason=f"{listed(restored.not_rebuilt)}\n{proof.reason}".strip())
 
 
 def prove_snapshot(
@@ -243,7 +251,7 @@ class _Trial:
                     rows=restored.evidence.rows,
                     notes=self._notes(restored, target, database),
                 )
-                proof = self._checked(proof, target, database)
+                proof = _incomplete(self._checked(proof, target, database), restored)
                 self._require_alive(target)
                 return self._kept(proof, scratch, database)
             finally:

@@ -20,7 +20,7 @@ from demo.storage import S3Server
 from lifeboat.postgres.cluster import TemporaryCluster
 from lifeboat.postgres.connection import PostgresServer
 from tests.cli.conftest import Place, damage, postgres_uri
-from tests.fixtures_postgres import PROGRAMS, new_name
+from tests.fixtures_postgres import CHECK_THAT_NO_LONGER_HOLDS, PROGRAMS, new_name, psql
 from tests.processes import children_of, wait_until
 
 
@@ -312,6 +312,34 @@ def test_a_backup_that_is_ended_leaves_no_snapshot_and_nothing_running(
     assert ready.run("list", "--json").json == {"snapshots": [], "problems": []}
     ready.run("backup", "odd")
     assert len(ready.run("list", "--json").json["snapshots"]) == 1
+
+
+@pytest.fixture
+def limits(ready: Place, postgres: PostgresServer) -> Iterator[None]:
+    """The database has a CHECK that its rows do not meet any more; as it was, afterwards."""
+    psql(postgres, ready.database, "-c", f"SET search_path = public; {CHECK_THAT_NO_LONGER_HOLDS}")
+    yield
+    drop = "DROP TABLE public.a_orders, public.z_limits; DROP FUNCTION public.allowed"
+    psql(postgres, ready.database, "-c", drop)
+
+
+@pytest.mark.slow
+def test_a_restore_that_lacks_objects_lists_them_and_ends_with_a_code_of_its_own(
+    ready: Place, postgres: PostgresServer, limits: None
+) -> None:
+    place = ready
+    place.run("backup", "odd")
+    beside = new_name("cli incomplete")
+
+    told = place.run("restore", "odd", "--to-database", beside, expect=7)
+    record = place.run("restore", "odd", "--to-database", new_name("cli incomplete"), "--json", expect=7).json
+    place.run("restore", "odd", "--to-database", new_name("cli whole"), "--all-or-nothing", expect=1)
+
+    assert "as the source had" not in told.out
+    assert "a_orders_amount_check" in told.out
+    assert "ADD CONSTRAINT" in told.err
+    assert [one["kind"] for one in record["not_rebuilt"]] == ["CHECK CONSTRAINT"]
+    assert psql(postgres, beside, "-c", "SELECT count(*) FROM public.a_orders").strip() == "10"
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ EXPECTED = {
     "ClientMissing": 1,
     "DumpFailed": 75,
     "RestoreFailed": 1,
+    "RestoreIncomplete": 7,
     "EvidenceMismatch": 5,
     "NotProven": 5,
     "NotReady": 1,

@@ -39,7 +39,14 @@ from tests.dags.conftest import (
     result_of,
     task_context,
 )
-from tests.fixtures_postgres import PROGRAMS, Clusters, make_odd_database, new_name
+from tests.fixtures_postgres import (
+    CHECK_THAT_NO_LONGER_HOLDS,
+    PROGRAMS,
+    Clusters,
+    make_odd_database,
+    new_name,
+    psql,
+)
 
 DAG = "restore"
 IN_PLACE = "in place of the live one"
@@ -319,6 +326,46 @@ def test_an_approval_whose_task_is_cut_short_is_asked_for_once_more(
     assert ("app", "made_since") in tables_of(postgres, changed)
 
 
+@pytest.fixture
+def limits(place: Place, postgres: PostgresServer, databases: tuple[str, str]) -> Iterator[str]:
+    """The live database `odd`, backed up with a CHECK that its rows do not meet any more; as it was, afterwards."""
+    live = databases[1]
+    psql(postgres, live, "-c", f"SET search_path = public; {CHECK_THAT_NO_LONGER_HOLDS}")
+    back_up("odd")
+    yield live
+    psql(postgres, live, "-c", "DROP TABLE public.a_orders, public.z_limits; DROP FUNCTION public.allowed")
+    for kept in kept_databases(postgres, live):
+        psql(postgres, "postgres", "-c", f'DROP DATABASE "{kept.name}"')
+
+
+def test_a_new_database_that_lacks_objects_is_kept_and_its_run_fails(
+    limits: str, run_dag: RunDag, postgres: PostgresServer
+) -> None:
+    name = new_name("incomplete by dag")
+
+    run = run_dag(DAG, database="odd", new_database=name)
+
+    assert run.state == "failed"
+    assert psql(postgres, name, "-c", "SELECT count(*) FROM public.a_orders").strip() == "10"
+
+
+def test_whoever_approves_is_shown_what_an_incomplete_database_lacks(
+    limits: str, run_dag: RunDag, web: Any, postgres: PostgresServer
+) -> None:
+    asked: list[str] = []
+    person = threading.Thread(target=lambda: asked.append(answer_with(web, "Reject")))
+    person.start()
+
+    run = run_dag(DAG, database="odd", to=IN_PLACE)
+
+    person.join(timeout=60)
+    assert run.state == "success"
+    assert "could not be rebuilt" in asked[0]
+    assert "ADD CONSTRAINT" in asked[0]
+    assert "holds what its source held" not in asked[0]
+    assert [str(kept.standing) for kept in kept_databases(postgres, limits)] == ["partly"]
+
+
 def with_tries() -> Any:
     """The DAG with as many tries as it has, without the waits before them."""
     tries = {task.task_id: task.retries for task in dag_bag(DAG).dags[DAG].tasks}
@@ -356,8 +403,8 @@ def test_the_snapshot_of_another_database_is_refused(place: Place, snapshot: str
     assert {t.task_id for t in run.get_task_instances() if t.state == "failed"} == {"choose"}
 
 
-def answer_with(web: Any, answer: str) -> None:
-    """What a person does under Required Actions."""
+def answer_with(web: Any, answer: str) -> str:
+    """What a person does under Required Actions; what was asked."""
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         path = f"/api/v2/dags/{DAG}/dagRuns/~/hitlDetails"
@@ -368,8 +415,9 @@ def answer_with(web: Any, answer: str) -> None:
             body = {"chosen_options": [answer], "params_input": {}}
             with AT_WORK:
                 if web.patch(asked, json=body, headers=web.admin).status_code == 200:
-                    return
+                    return str(detail["body"])
         time.sleep(0.3)
+    return "nothing was asked"
 
 
 def let_twelve_hours_pass() -> None:

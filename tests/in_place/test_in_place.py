@@ -17,14 +17,14 @@ import pytest
 
 from lifeboat import in_place
 from lifeboat.backup import read_evidence, restore_snapshot
-from lifeboat.errors import LifeboatError, NotReady, ObjectNotFound, RestoreFailed
+from lifeboat.errors import LifeboatError, NotReady, ObjectNotFound, RestoreFailed, RestoreIncomplete
 from lifeboat.in_place import Application, InPlaceReport, Smoke, restore_in_place, undo_in_place
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.evidence import Evidence, differences
 from lifeboat.postgres.swap import Standing, dated_name, kept_databases, release
 from lifeboat.snapshot import Kind
 from lifeboat.vault import Snapshot
-from tests.fixtures_postgres import NEEDED, Clusters, new_name
+from tests.fixtures_postgres import CHECK_THAT_NO_LONGER_HOLDS, NEEDED, Clusters, new_name, psql
 from tests.in_place.conftest import (
     INSTALLED,
     NOW,
@@ -86,6 +86,30 @@ def application_in(folder: Path, *, stop: str = "rm -f running", start: str = "t
     commands = [("sh", "-c", f"cd {folder} && echo {name} >> log && {text}") for name, text in
                 (("stop", stop), ("start", start))]  # fmt: skip
     return Application((commands[0],), (commands[1],), seconds=2)
+
+
+def test_an_incomplete_database_takes_the_live_ones_place_only_once_somebody_has_seen_what_it_lacks(
+    place: Place, postgres: PostgresServer
+) -> None:
+    live = new_name("incomplete live")
+    psql(postgres, "postgres", "-c", f'CREATE DATABASE "{live}"')
+    psql(postgres, live, "-c", CHECK_THAT_NO_LONGER_HOLDS)
+    snapshot = place.back_up(postgres, live)
+
+    with pytest.raises(RestoreIncomplete, match="a_orders_amount_check"):
+        replace_with(place, snapshot, postgres, live, smoke=lambda *_: ["the sum is wrong"])
+
+    [waiting] = kept_databases(postgres, live)
+    assert waiting.standing is Standing.PARTLY
+    with pytest.raises(RestoreIncomplete):
+        undo_in_place(postgres, live, waiting.name, now=NOW)
+    assert ask(postgres, live, ALL_CHECKS) == 1
+    undo_in_place(postgres, live, waiting.name, now=NOW, although_incomplete=True)
+    assert ask(postgres, live, "SELECT count(*) FROM a_orders") == 10
+    assert [kept.standing for kept in kept_databases(postgres, live)] == [Standing.BEFORE]
+
+
+ALL_CHECKS = "SELECT count(*) FROM pg_constraint WHERE convalidated AND conname = 'a_orders_amount_check'"
 
 
 def log(folder: Path) -> list[str]:
@@ -399,7 +423,7 @@ def replace_and_die(step: str, folder: str, live: str, port: str) -> None:
         case "restore":
             from lifeboat.postgres import restore
 
-            restore._compare = die
+            restore.compare = die
         case "swap":
             in_place.undo = die
         case "renamed":

@@ -1,4 +1,5 @@
-"""Databases nobody here designed survive whole: Airflow's own, django-ledger's and TPC-H's, each filled by itself."""
+"""Databases nobody here designed survive whole: Airflow's own, django-ledger's, Tryton's and TPC-H's, each filled by
+itself; and one of 5,000 tables."""
 
 from __future__ import annotations
 
@@ -14,10 +15,19 @@ from tests.postgres.sameness import assert_same
 pytestmark = pytest.mark.slow
 
 WAYS = [(major, major) for major in MAJORS] + [(17, 18)]
+DATABASES = [(databases.MANY, 5000), ("airflow", 40), ("django-ledger", 30), ("TPC-H", 8), ("Tryton", 140)]
+CASES = [
+    (name, tables, source, target)
+    for name, tables in DATABASES
+    for source, target in (WAYS if name != databases.MANY else [(17, 18)])
+]
 
 
-@pytest.mark.parametrize(("source", "target"), WAYS, ids=[f"{source} to {target}" for source, target in WAYS])
-@pytest.mark.parametrize(("name", "tables"), [("airflow", 40), ("django-ledger", 30), ("TPC-H", 8)])
+@pytest.mark.parametrize(
+    ("name", "tables", "source", "target"),
+    CASES,
+    ids=[f"{name}, {source} to {target}" for name, _, source, target in CASES],
+)
 def test_a_database_others_designed_survives(
     clusters: Clusters, installed: tuple[Programs, ...], name: str, tables: int, source: int, target: int
 ) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from lifeboat.break_glass.restore import count_rows
+from lifeboat.postgres.comparison import look_into
 from lifeboat.postgres.dump import DatabaseDump, dump_database
 from lifeboat.postgres.evidence import Evidence, differences
 from lifeboat.postgres.programs import Programs
-from lifeboat.postgres.restore import look_into
 from tests.fixtures_postgres import MAJORS, Clusters, new_name
 from tests.postgres.artifacts import Kept, restore
 

@@ -78,7 +78,7 @@ def test_a_database_says_that_it_is_not_whole_until_it_is(
     admin: Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name, said, compare = new_name("marked"), list[str | None](), restoring._compare
+    name, said, compare = new_name("marked"), list[str | None](), restoring.compare
 
     def looked_at(server: PostgresServer, database: str, *rest: object, **options: object) -> object:
         said.append(comment_of(admin, database))
@@ -87,7 +87,7 @@ def test_a_database_says_that_it_is_not_whole_until_it_is(
         return compare(server, database, *rest, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(restoring, "_compare", looked_at)
+        patch.setattr(restoring, "compare", looked_at)
         report = restore(*dumped, postgres, name, installed)
 
     assert "it is not whole" in str(said[0])

@@ -14,6 +14,7 @@ WRONG_SETTINGS = 3
 NOT_FOUND = 4
 BROKEN = 5
 DEGRADED = 6
+INCOMPLETE = 7
 PASSING = 75
 INTERRUPTED = 130
 
@@ -26,6 +27,7 @@ MEANINGS: Mapping[int, str] = {
     BROKEN: "Something is not what was written: damaged, forged, or restored differently.",
     DEGRADED: "It is done, but not everywhere or not in full: a repository lacks it or could not be read, or things of "
     "a tree, or properties of them, could not be read or put back.",
+    INCOMPLETE: "A database is restored with its rows, but not all of its objects could be rebuilt; each is listed.",
     PASSING: "A passing fault: the same command may succeed later.",
     INTERRUPTED: "It was interrupted, by Ctrl-C or SIGTERM; a backup or restore begun then is not kept.",
 }
@@ -37,6 +39,7 @@ _BY_ERROR: tuple[tuple[type[LifeboatError], int], ...] = (
     (errors.IntegrityError, BROKEN),
     (errors.EvidenceMismatch, BROKEN),
     (errors.NotProven, BROKEN),
+    (errors.RestoreIncomplete, INCOMPLETE),
     (errors.SnapshotNotFound, NOT_FOUND),
     (errors.ObjectNotFound, NOT_FOUND),
     (errors.LifeboatError, FAILED),

@@ -28,6 +28,7 @@ from lifeboat.cli.desk import (
     open_desk,
 )
 from lifeboat.cli.exit_codes import DEGRADED, OK
+from lifeboat.cli.incomplete import AllOrNothingOption
 from lifeboat.cli.job_commands import split_names
 from lifeboat.cli.output import remark, say, say_json, say_table, showing_progress
 from lifeboat.cli.records import snapshot_record
@@ -73,6 +74,7 @@ def replace(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Streams and indexes at a time; without it, one a core.")
     ] = None,
+    all_or_nothing: AllOrNothingOption = False,
     platform: PlatformOption = None,
     env_file: EnvFileOption = None,
     as_json: JsonOption = False,
@@ -82,6 +84,9 @@ def replace(
     It is restored beside the live database, compared with what the source held, and asked the smoke checks; until then
     the live one serves on. Then the application is stopped, the two are swapped by renaming, and it is started again.
     What was live is kept until `lifeboat release`; `lifeboat undo` brings it back.
+
+    When objects cannot be rebuilt, they are listed, nothing is swapped, and the exit code is 7: what was restored waits
+    for `lifeboat undo … --i-have-seen-what-is-missing`.
 
     JSON: `snapshot` as in `list`; `server`, `database`, `kept`, `ended` (connections), `swap_seconds`, `down_seconds`,
     `seconds` by phase, `notes`, `damaged` (reason by repository). With `--tables`: `snapshot`, `server`, `database`,
@@ -107,6 +112,7 @@ def replace(
         "other_server": on_another_server,
         "repository": repository,
         "jobs": jobs,
+        "all_or_nothing": all_or_nothing,
         "report": remark,
     }
     if names:
@@ -135,6 +141,12 @@ def replace(
 
 def undo(
     name: KeptName,
+    seen: Annotated[
+        bool,
+        typer.Option(
+            "--i-have-seen-what-is-missing", help="Put one in place although its restore could not rebuild all objects."
+        ),
+    ] = False,
     source: SourceOption = None,
     connection: ConnectionOption = None,
     database: DatabaseOption = None,
@@ -144,7 +156,8 @@ def undo(
 ) -> None:
     """Put a kept database back in the place of the live one, which then is kept too.
 
-    One that is `ready`, restored and checked but never put in place, is put in place. JSON: as `replace`.
+    One that is `ready`, restored and checked but never put in place, is put in place; one that is `partly` so, without
+    objects that its restore has listed, only when you say that you have seen which. JSON: as `replace`.
     """
     desk = open_desk(platform, env_file)
     live = _live_of(desk, name, source, connection, database)
@@ -154,6 +167,7 @@ def undo(
         name,
         now=datetime.now(UTC),
         application=application_of(desk.platform),
+        although_incomplete=seen,
         report=remark,
     )
     if as_json:
@@ -174,7 +188,8 @@ def kept(
     """List the databases that replacements have left beside the live ones, newest first.
 
     JSON: `kept`, a list of `source`, `server`, `live`, `name`, `what` (`before`: it was live; `ready`: restored and
-    checked; `beside`: a restore that was cut short, or still runs), `since` and `size`, which may be null.
+    checked; `partly`: the same without some objects; `beside`: a restore that was cut short, or still runs), `since`
+    and `size`, which may be null.
     """
     desk = open_desk(platform, env_file)
     found = [

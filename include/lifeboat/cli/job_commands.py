@@ -39,6 +39,7 @@ from lifeboat.cli.desk import (
     open_desk,
 )
 from lifeboat.cli.exit_codes import DEGRADED, OK
+from lifeboat.cli.incomplete import AllOrNothingOption, outcome_code, say_not_rebuilt
 from lifeboat.cli.output import remark, say, say_json, showing_progress
 from lifeboat.cli.records import snapshot_record
 from lifeboat.connections import require_connection
@@ -162,6 +163,7 @@ def restore(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Streams and indexes at a time; without it, one a core.")
     ] = None,
+    all_or_nothing: AllOrNothingOption = False,
     statistics: Annotated[
         bool, typer.Option(help="Gather statistics for the planner; otherwise autovacuum does, in its time.")
     ] = True,
@@ -171,17 +173,18 @@ def restore(
 ) -> None:
     """Restore a snapshot into a new database, or some tables into a new schema, and compare with what the source held.
 
-    Nothing that exists is touched; when anything fails or differs, what is new is removed again. Chosen tables come
-    with their partitions, indexes, and whatever they need; `lifeboat replace` puts into place.
+    Nothing that exists is touched. Objects that cannot be rebuilt are listed, everything else is kept, and the exit
+    code is 7; when anything else fails or differs, what is new is removed again. Chosen tables come with their
+    partitions, indexes, and whatever they need; `lifeboat replace` puts into place.
 
     With `--into-schema`, rows, columns, sequences, indexes, constraints and foreign keys among them come along;
     triggers, rules, policies, owners and grants do not.
 
     Without `--repository`, a copy that is damaged is told of, and the next repository's is restored.
 
-    JSON: `snapshot` as in `list`; `server`, `database`, `tables`, `rows`, `notes`, `damaged` (reason by repository),
-    and `seconds` by phase. With `--into-schema`: `snapshot`, `server`, `database`, `schema`, `tables` (rows by table),
-    `notes`, `damaged`.
+    JSON: `snapshot` as in `list`; `server`, `database`, `tables`, `rows`, `notes`, `not_rebuilt` (`kind`, `name`,
+    `statement`, `answer`), `damaged` (reason by repository), and `seconds` by phase. With `--into-schema`: `snapshot`,
+    `server`, `database`, `schema`, `tables` (rows by table), `notes`, `not_rebuilt`, `damaged`.
     """
     from lifeboat.backup import restore_snapshot
 
@@ -191,7 +194,12 @@ def restore(
     snapshot, _ = choose(vault, wanted, complete=True, proven=proven, as_of=as_of, repository=repository)
     if into_schema:
         live = live_database(desk, snapshot.manifest.source, connection, database)
-        how = {"other_server": on_another_server, "repository": repository, "jobs": jobs}
+        how = {
+            "other_server": on_another_server,
+            "repository": repository,
+            "jobs": jobs,
+            "all_or_nothing": all_or_nothing,
+        }
         _restore_into_schema(vault, snapshot, live, into_schema, split_names(tables), how, as_json=as_json)
         return
     server, selection = _target(desk, snapshot, connection), Selection(split_names(tables), schema_only)
@@ -208,6 +216,7 @@ def restore(
             repository=repository,
             jobs=jobs,
             statistics=statistics,
+            all_or_nothing=all_or_nothing,
             progress=progress,
             report=remark,
         )
@@ -221,19 +230,25 @@ def restore(
                 "tables": table_count,
                 "rows": rows,
                 "notes": list(report.notes),
+                "not_rebuilt": [one.record() for one in report.not_rebuilt],
                 "damaged": dict(report.damaged),
                 "seconds": report.seconds,
             }
         )
-        raise typer.Exit(DEGRADED if report.damaged else OK)
+        raise typer.Exit(outcome_code(report))
     for note in report.notes:
         remark(f"Note: {note}")
     took = duration_text(sum(report.seconds.values()))
-    say(f"{snapshot.label} is restored as {report.database!r} on {server}, in {took}.")
     held = f"{count_text(table_count, 'table')} with {count_text(rows, 'row')}"
-    others = ", sequences and all other objects" if selection.complete else ""
-    say(f"{held}{others} are as the source had them.")
-    raise typer.Exit(DEGRADED if report.damaged else OK)
+    if report.not_rebuilt:
+        say(f"{snapshot.label} is restored INCOMPLETELY as {report.database!r} on {server}, in {took}.")
+        say_not_rebuilt(report.not_rebuilt)
+        say(f"{held} are there; all but what is listed was compared with what the source held.")
+    else:
+        say(f"{snapshot.label} is restored as {report.database!r} on {server}, in {took}.")
+        others = ", sequences and all other objects" if selection.complete else ""
+        say(f"{held}{others} are as the source had them.")
+    raise typer.Exit(outcome_code(report))
 
 
 def _refuse_unclear(
@@ -277,13 +292,16 @@ def _restore_into_schema(
     if as_json:
         record = {"server": str(live.server), "database": made.database, "schema": made.schema}
         notes = {"tables": dict(made.rows), "notes": list(made.notes), "damaged": dict(made.damaged)}
-        say_json({"snapshot": snapshot_record(snapshot)} | record | notes)
-        raise typer.Exit(DEGRADED if made.damaged else OK)
+        missing = {"not_rebuilt": [one.record() for one in made.not_rebuilt]}
+        say_json({"snapshot": snapshot_record(snapshot)} | record | notes | missing)
+        raise typer.Exit(outcome_code(made))
     for note in made.notes:
         remark(f"Note: {note}")
     for table, rows in made.rows.items():
         say(f"{table} has the {count_text(rows, 'row')} of {snapshot.label}.")
-    raise typer.Exit(DEGRADED if made.damaged else OK)
+    if made.not_rebuilt:
+        say_not_rebuilt(made.not_rebuilt)
+    raise typer.Exit(outcome_code(made))
 
 
 def split_names(text: str) -> tuple[str, ...]:

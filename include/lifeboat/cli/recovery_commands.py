@@ -24,13 +24,15 @@ from lifeboat.cli.desk import (
     moment,
     open_desk,
 )
-from lifeboat.cli.exit_codes import FAILED, OK
+from lifeboat.cli.exit_codes import FAILED, INCOMPLETE, OK
 from lifeboat.cli.output import remark, say, say_json, say_table
 from lifeboat.errors import LifeboatError, NotReady, SettingsError
+from lifeboat.postgres.rebuilding import listed
 from lifeboat.progress import ProgressLog
 from lifeboat.recovery.assessment import HEADINGS, assess, assessment_rows
 from lifeboat.recovery.case import Case, open_case
 from lifeboat.recovery.closing import report_incident
+from lifeboat.recovery.databases import missing_of
 from lifeboat.recovery.journal import Incident, Journal, find_incident, new_incident
 from lifeboat.recovery.journal import incidents as all_incidents
 from lifeboat.recovery.means import Means
@@ -48,6 +50,7 @@ from lifeboat.recovery.steps import (
     undo,
     verify,
 )
+from lifeboat.recovery.verify import WHOLE
 from lifeboat.vault import Vault
 
 PROCEED, STOP = "proceed", "stop"
@@ -326,7 +329,14 @@ class _Run:
             tell(case, Phase.MONITORING, assessment=assessment)
             return OK
         self._offer_undo("The platform is not well.")
-        return FAILED
+        return (
+            INCOMPLETE if all(check.passed or check.name.endswith(WHOLE) for check in self.verified.checks) else FAILED
+        )
+
+    @property
+    def _incomplete(self) -> tuple[Restored, ...]:
+        """The databases that lack objects, which a person must see before anything alive is replaced by them."""
+        return tuple(one for one in self.restored if missing_of(one))
 
     def _agreed_before(self) -> Assessment | None:
         """The assessment on which this incident's steps were begun: they go on with the same snapshots."""
@@ -373,7 +383,7 @@ class _Run:
         if not alive or self.case.practising:
             return False
         before = self.case.journal.last("ask_to_replace", Outcome.ANSWERED)
-        if self._replaces_live or (before is not None and before.facts.get("agreed") is True):
+        if (self._replaces_live and not self._incomplete) or (before and before.facts.get("agreed") is True):
             return True
         remark("This is ALIVE, and is replaced next:")
         waiting = {one.source: one.waiting or "as it is fetched" for one in self.restored}
@@ -384,6 +394,8 @@ class _Run:
         remark(
             "The application is stopped first. Databases and configuration are kept; files and keys are overwritten."
         )
+        for one in self._incomplete:
+            remark(f"{one.source} is INCOMPLETE: {listed(missing_of(one))}")
         name = self.case.means.platform.platform
         return True if self._answer("ask_to_replace", _REPLACE + name, (name,)) == name else None
 

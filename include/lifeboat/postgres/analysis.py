@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import psycopg
 from psycopg import sql
 
 from lifeboat.children import Children
 from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.rebuilding import answer_of
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Analysis:
 
     def __post_init__(self) -> None:
         self._done: set[_Table] = set()
+        self._failed: dict[str, str] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The tables that cannot be analysed, as over an index whose function finds its tables no more."""
+        return tuple(f"{name} has no statistics for the planner: {why}" for name, why in self._failed.items())
 
     def shares(self) -> Sequence[Callable[[], None]]:
         """The work there is now, to be run side by side: tables that were not analysed as they are now."""
@@ -66,7 +74,10 @@ class Analysis:
                     table = waiting.popleft()
                 except IndexError:
                     return
-                _analyse(connection, table)
+                try:
+                    _analyse(connection, table)
+                except (psycopg.ProgrammingError, psycopg.DataError, psycopg.errors.RaiseException) as error:
+                    self._failed[f"{table.schema}.{table.name}"] = answer_of(error)
                 self._done.add(table)
 
 

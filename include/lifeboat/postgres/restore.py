@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import IO
 
 import psycopg
 from psycopg import sql
 
-from lifeboat.children import Children, Failure, feed, how_it_ended, memory_file, output_of, path_of
+from lifeboat.children import Children, Failure, feed, filtered, how_it_ended, memory_file, output_of, path_of
 from lifeboat.discretion import discreet
-from lifeboat.errors import EvidenceMismatch, LifeboatError, NotReady, RestoreFailed, TargetUnavailable
+from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, TargetUnavailable
 from lifeboat.postgres.analysis import Analysis
+from lifeboat.postgres.comparison import compare, expected
 from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
 from lifeboat.postgres.contents import (
     Entry,
@@ -34,20 +34,12 @@ from lifeboat.postgres.contents import (
     to_restore_last,
     use_list,
 )
-from lifeboat.postgres.evidence import (
-    DatabaseProperties,
-    Evidence,
-    TableEvidence,
-    count_tables,
-    describe_database,
-    differences,
-    read_sequences,
-    tables_to_read,
-)
+from lifeboat.postgres.evidence import DatabaseProperties, Evidence
 from lifeboat.postgres.extensions import lost_contents
 from lifeboat.postgres.faults import fault_said, words_of
 from lifeboat.postgres.globals import missing_roles, missing_tablespaces, statements_for
 from lifeboat.postgres.programs import Programs, programs_for_restore
+from lifeboat.postgres.rebuilding import ROWS, Heard, Item, NotRebuilt, Rebuilding, rows_listed
 from lifeboat.postgres.remarks import unlogged_note
 from lifeboat.postgres.room import ROOM, free_bytes
 from lifeboat.postgres.selection import Selection
@@ -63,7 +55,8 @@ OpenArtifact = Callable[[str], Iterator[bytes]]
 class RestoreReport:
     """What a restore made, and how many seconds each phase took. `notes` are what could not be as it was.
 
-    `damaged` says why copies in other repositories were of no use.
+    `not_rebuilt` are the objects that it lacks: then it is incomplete. `damaged` says why copies in other repositories
+    were of no use.
     """
 
     database: str
@@ -71,6 +64,7 @@ class RestoreReport:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     damaged: Mapping[str, str] = field(default_factory=dict)
+    not_rebuilt: tuple[NotRebuilt, ...] = ()
 
 
 def restore_database(
@@ -86,6 +80,7 @@ def restore_database(
     selection: Selection | None = None,
     jobs: int | None = None,
     statistics: bool = True,
+    all_or_nothing: bool = False,
     children: Children | None = None,
     report: Report | None = None,
 ) -> RestoreReport:
@@ -95,12 +90,13 @@ def restore_database(
     Roles the dump names are created where they are missing and never changed where they exist. Where one of its
     tablespaces is missing, everything goes into the default one, and a note says so. Without `statistics`, they are
     left to autovacuum, and first queries may be slow. With a `selection`, only those tables, or only definitions, are
-    restored and compared. Raises `RestoreFailed`,
-    `EvidenceMismatch` when the result differs, and whatever `open_artifact` raises; in each case the new database is
-    removed again. Until it is whole it is marked as unfinished, and what a killed restore has left under its name is
-    removed first. Raises before anything is touched when the name is taken otherwise or no client fits, and `NotReady`
-    when the server lacks extensions or room. May be
-    repeated.
+    restored and compared. Objects that cannot be rebuilt are listed in the report, and all else is kept and compared as
+    always; with `all_or_nothing`, the first is an error.
+
+    Raises `RestoreFailed`, `EvidenceMismatch` when the result differs otherwise, and whatever `open_artifact` raises;
+    in each case the new database is removed again. Until it is whole it is marked as unfinished, and what a killed
+    restore has left under its name is removed first. Raises before anything is touched when the name is taken otherwise
+    or no client fits, and `NotReady` when the server lacks extensions or room. May be repeated.
     """
     children, jobs = children or Children(), jobs or os.cpu_count() or 1
     clock, selection = PhaseClock(report), selection or Selection()
@@ -116,7 +112,9 @@ def restore_database(
         lost = missing_tablespaces(script, [name for (name,) in admin.execute("SELECT spcname FROM pg_tablespace")])
         notes += tuple(f"The tablespace {name} is not on {server}; everything is in the default one." for name in lost)
         settings = _session_settings(admin, jobs)
-        job = _Job(server, database, programs, target_major, children, open_artifact, jobs, not lost, settings)
+        job = _Job(
+            server, database, programs, target_major, children, open_artifact, jobs, not lost, settings, all_or_nothing
+        )
         with clock.phase("database"):
             oid = _create_database(admin, server, database, evidence.database)
         try:
@@ -129,7 +127,9 @@ def restore_database(
                         notes += part.notes
                     else:
                         job.restore_definitions(head, *(["--schema-only"] if selection.schema_only else []))
-                contents = job.contents(head)
+                    contents = job.contents(head)
+                    rebuilding = job.rebuilding(head, contents, evidence)
+                    rebuilding.definitions()
                 analysis = Analysis(server, database, jobs, settings, children)
                 with clock.phase("rows and indexes"):
                     if part is not None and not selection.schema_only:
@@ -138,8 +138,15 @@ def restore_database(
                         built = job.restore_all_rows(
                             head, contents, row_artifacts, evidence, analysis if statistics else None
                         )
+                    rebuilding.rows()
                 with clock.phase("remaining definitions"):
-                    job.restore_the_rest(head, contents, part, built)
+                    first, last = job.the_rest(head, contents, part, built)
+                    first()
+                    rebuilding.definitions()
+                    last()
+                    rebuilding.definitions()
+                not_rebuilt = rebuilding.not_rebuilt()
+                notes += tuple(rebuilding.notes)
             with clock.phase("properties"):
                 notes += _apply_properties(admin, database, evidence.database)
                 notes += tuple(
@@ -147,8 +154,13 @@ def restore_database(
                     for subscription in subscriptions_of(admin, database)
                 )
             with clock.phase("comparison"):
-                restored = _compare(
-                    server, database, _expected(evidence, part, selection), partly=part is not None, jobs=jobs
+                restored = compare(
+                    server,
+                    database,
+                    expected(evidence, part, selection),
+                    partly=part is not None,
+                    jobs=jobs,
+                    missing=not_rebuilt,
                 )
             if part is None and not selection.schema_only:
                 notes += lost_contents(evidence.extension_contents, restored.extension_contents)
@@ -156,13 +168,14 @@ def restore_database(
             if statistics:
                 with clock.phase("statistics"):
                     analysis.complete()
+                notes += analysis.notes
             notes += mark_finished(server, database, oid, evidence.database.comment)
             restored = replace(restored, database=replace(restored.database, comment=evidence.database.comment))
         except BaseException:
             children.give_up()
             remove_database(server, database, oid)
             raise
-    return RestoreReport(database, restored, clock.seconds, notes)
+    return RestoreReport(database, restored, clock.seconds, notes, not_rebuilt=not_rebuilt)
 
 
 @contextmanager
@@ -198,6 +211,9 @@ class _Job:
     jobs: int
     tablespaces: bool
     settings: Mapping[str, str]
+    all_or_nothing: bool
+    failed: dict[str, set[int]] = field(default_factory=dict)
+    """By artifact, the entries that have failed and were not tried again yet."""
 
     def restore_definitions(self, head: IO[bytes], *arguments: str) -> None:
         """Types, tables, functions and views. `pg_restore` reads no further than the table of contents at the start of
@@ -291,32 +307,59 @@ class _Job:
                 self.children.give_up()
                 raise
 
-    def restore_the_rest(
+    def the_rest(
         self, head: IO[bytes], contents: Sequence[Entry], part: Part | None, built: Collection[int]
-    ) -> None:
-        """Indexes not built yet, foreign keys, triggers and the rest, several at a time; their definitions are all in
-        the head."""
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What restores indexes not built yet, foreign keys, triggers and the rest, several at a time, and then what
+        must come last; their definitions are all in the head."""
         side_by_side = ["--section=post-data", f"--jobs={self.jobs}"]
-        last = to_restore_last(contents)
-        numbers = part.numbers if part is not None else all_numbers(self._said_of(head, "--list"))
+        latest = to_restore_last(contents)
+        numbers = part.numbers if part is not None else all_numbers(self.said_of(head, "--list"))
         numbers = tuple(number for number in numbers if number not in built)
-        self._run_numbers(head, side_by_side, [number for number in numbers if number not in last])
-        self._run_numbers(head, ["--section=post-data"], [number for number in numbers if number in last])
+        first, last = [n for n in numbers if n not in latest], [n for n in numbers if n in latest]
+        return (
+            partial(self._run_numbers, head, side_by_side, first),
+            partial(self._run_numbers, head, ["--section=post-data"], last),
+        )
+
+    def rebuilding(self, head: IO[bytes], contents: Sequence[Entry], evidence: Evidence) -> _Again:
+        """What tries again what has failed."""
+        return _Again(self, head, {entry.number: entry for entry in contents}, evidence)
 
     def contents(self, head: IO[bytes]) -> tuple[Entry, ...]:
         """The entries of the dump, its rows left out."""
-        return read_contents(self._said_of(head, "--verbose", "--section=pre-data", "--section=post-data", "--file=-"))
+        return read_contents(self.said_of(head, "--verbose", "--section=pre-data", "--section=post-data", "--file=-"))
 
-    def _said_of(self, head: IO[bytes], *arguments: str) -> str:
+    def said_of(self, head: IO[bytes], *arguments: str) -> str:
         """What `pg_restore` writes when it restores nothing."""
+        return self.script_of(head, *arguments).decode()
+
+    def script_of(self, head: IO[bytes], *arguments: str, inherits: Sequence[IO[bytes]] = ()) -> bytes:
+        """The same, as it is."""
         chunks = output_of(
             self.children,
-            [self.programs.path("pg_restore"), *arguments, path_of(head)],
+            [self.programs.path("pg_restore"), *self.everywhere, *arguments, path_of(head)],
             env=self.server.child_environment(),
             failure=_restore_failed(self.server, self.database, "dump"),
-            inherits=[head],
+            inherits=[head, *inherits],
         )
-        return b"".join(chunks).decode()
+        return b"".join(chunks)
+
+    def lines_of(self, artifact: str, *arguments: str, inherits: Sequence[IO[bytes]] = ()) -> Generator[bytes]:
+        """The same of any artifact, line by line."""
+        return filtered(
+            self.children,
+            [self.programs.path("pg_restore"), *self.everywhere, *arguments],
+            self.open_artifact(artifact),
+            env=self.server.child_environment(),
+            failure=_restore_failed(self.server, self.database, artifact),
+            inherits=inherits,
+        )
+
+    @property
+    def everywhere(self) -> Sequence[str]:
+        """The arguments of every `pg_restore`."""
+        return () if self.tablespaces else ("--no-tablespaces",)
 
     def _run_numbers(self, head: IO[bytes], arguments: Sequence[str], numbers: Sequence[int]) -> None:
         if numbers:
@@ -338,9 +381,11 @@ class _Job:
         inherits: Sequence[IO[bytes]] = (),
     ) -> None:
         newer = self.programs.major > self.target_major
+        heard = Heard(goes_on=not self.all_or_nothing)
         command: list[str | Path] = [
             self.programs.path("pg_restore"), "--no-password", f"--dbname={database_argument(self.database)}",
-            *([] if newer else ["--exit-on-error"]), *([] if self.tablespaces else ["--no-tablespaces"]), *arguments,
+            *(["--exit-on-error"] if self.all_or_nothing and not newer else []),
+            *([] if self.all_or_nothing else ["--verbose"]), *self.everywhere, *arguments,
         ]  # fmt: skip
         feed(
             self.children,
@@ -348,9 +393,113 @@ class _Job:
             chunks,
             env=self.server.child_environment(**self.settings),
             failure=_restore_failed(self.server, self.database, artifact),
-            forgives=_only_unknown_settings if newer else None,
+            hear=heard.hear,
+            forgives=heard.forgives if newer or not self.all_or_nothing else None,
             inherits=inherits,
         )
+        if heard.numbers:
+            self.failed.setdefault(artifact, set()).update(heard.numbers)
+
+
+@dataclass
+class _Again:
+    """What of a restore has failed, tried again at the right time: rows before there are triggers for them to fire."""
+
+    job: _Job
+    head: IO[bytes]
+    entries: Mapping[int, Entry]
+    evidence: Evidence
+
+    def __post_init__(self) -> None:
+        self._left: tuple[Item, ...] = ()
+        self._lost: tuple[Item, ...] = ()
+        self._rebuilding = Rebuilding(
+            self.job.server,
+            self.job.database,
+            self.evidence,
+            self.job.settings,
+            self._script,
+            self._rows,
+            self._owners,
+        )
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What came about in another way than it is written."""
+        return self._rebuilding.notes
+
+    def definitions(self) -> None:
+        """Try what has failed of definitions, and what is left of earlier tries."""
+        numbers = self.job.failed.pop("dump", set())
+        if numbers or self._left:
+            ordered = all_numbers(self.job.said_of(self.head, "--list"))
+            wanted = numbers | {item.number for item in self._left}
+            items = [self._item(number) for number in ordered if number in wanted and number in self.entries]
+            self._left = self._rebuilding.try_again(items)
+
+    def rows(self) -> None:
+        """Try the rows that have failed, and with them the definitions that are left of earlier tries."""
+        failed = dict(self.job.failed)
+        self.job.failed.clear()
+        built_early = {number for number in failed.get("dump", ()) if number in self.entries}
+        items = [item for artifact, numbers in failed.items() for item in self._rows_of(artifact, numbers)]
+        if built_early:
+            self.job.failed["dump"] = built_early
+        if not items:
+            return
+        self.definitions()
+        left = self._rebuilding.try_again([*self._left, *items])
+        self._left = tuple(item for item in left if item not in items)
+        self._lost = self._rebuilding.without_checks([item for item in left if item in items])
+
+    def not_rebuilt(self) -> tuple[NotRebuilt, ...]:
+        """What is left of all tries."""
+        return self._rebuilding.not_rebuilt((*self._lost, *self._left))
+
+    def _item(self, number: int) -> Item:
+        entry = self.entries[number]
+        return Item("dump", number, entry.kind, entry.schema, entry.name)
+
+    def _rows_of(self, artifact: str, numbers: Collection[int]) -> list[Item]:
+        if artifact == "dump":
+            listing = self.job.said_of(self.head, "--list")
+        else:
+            listing = b"".join(self.job.lines_of(artifact, "--list")).decode()
+        return [item for item in rows_listed(listing, artifact, self.evidence) if item.number in numbers]
+
+    def _script(self, item: Item) -> bytes:
+        return self._without_owner(item, "--no-owner")
+
+    def _owners(self, item: Item) -> tuple[bytes, ...]:
+        if item.kind == ROWS:
+            return ()
+        before = self._without_owner(item, "--no-owner").splitlines()
+        given = (line for line in self._without_owner(item).splitlines() if _OWNED.fullmatch(line))
+        return tuple(line for line in given if line not in before)
+
+    def _without_owner(self, item: Item, *arguments: str) -> bytes:
+        with memory_file() as chosen:
+            chosen.write(use_list([item.number]))
+            listed = (f"--use-list={path_of(chosen)}", "--file=-", *arguments)
+            if item.artifact == "dump":
+                script = self.job.script_of(self.head, *listed, inherits=[chosen])
+            else:
+                script = b"".join(self.job.lines_of(item.artifact, *listed, inherits=[chosen]))
+        return _NOT_FOR_A_SERVER.sub(b"", script)
+
+    def _rows(self, item: Item) -> Generator[bytes]:
+        with memory_file() as chosen:
+            chosen.write(use_list([item.number]))
+            listed = (f"--use-list={path_of(chosen)}", "--file=-", "--section=data")
+            for line in self.job.lines_of(item.artifact, *listed, inherits=[chosen]):
+                if not _NOT_FOR_A_SERVER.match(line):
+                    yield line
+
+
+_OWNED = re.compile(rb"ALTER [A-Z ]+ .* OWNER TO .*;")
+
+# psql's own commands, and a setting that an older server has not got.
+_NOT_FOR_A_SERVER = re.compile(rb"^(?:\\(?:un)?restrict .*|SET transaction_timeout = 0;)\n", re.MULTILINE)
 
 
 _SESSION = {"synchronous_commit": "off", "maintenance_work_mem": "256MB", "statement_timeout": "0", "lock_timeout": "0"}
@@ -368,16 +517,6 @@ def _session_settings(admin: Connection, jobs: int) -> dict[str, str]:
     row = admin.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
     settings = _SESSION | (_SIDE_BY_SIDE if jobs > 1 else {})
     return settings | ({"deadlock_timeout": "20ms"} if row and row[0] else {})
-
-
-def _only_unknown_settings(said: str) -> bool:
-    """Whether all that a newer `pg_restore` complained of was a setting the older server has not got.
-
-    Version 17 begins every session with `SET transaction_timeout = 0`, which earlier servers refuse.
-    """
-    errors = re.findall(r"error: .*", said)
-    unknown = [e for e in errors if e.endswith('ERROR:  unrecognized configuration parameter "transaction_timeout"')]
-    return "warning: errors ignored on restore" in said and len(errors) == len(unknown)
 
 
 def _fitting_programs(
@@ -476,60 +615,6 @@ def _apply_properties(admin: Connection, database: str, was: DatabaseProperties)
 # Settings whose stored value is a list that is quoted already; quoting it again would make one long name of it
 # (variable_is_guc_list_quote in PostgreSQL's dumputils.c).
 _LISTS = frozenset({"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"})
-
-
-def _expected(evidence: Evidence, part: Part | None, selection: Selection) -> Evidence:
-    """What of the evidence must be found again."""
-    if part is not None:
-        evidence = replace(
-            evidence,
-            tables=tuple(t for t in evidence.tables if (t.schema, t.name) in part.tables),
-            sequences=tuple(s for s in evidence.sequences if (s.schema, s.name) in part.sequences),
-            extension_contents=(),
-        )
-    if selection.schema_only:
-        tables = tuple(replace(table, rows=0, content=None) for table in evidence.tables)
-        evidence = replace(evidence, tables=tables, sequences=(), large_objects=0, extension_contents=())
-    return evidence
-
-
-def look_into(server: PostgresServer, database: str, source: Evidence, *, jobs: int | None = None) -> Evidence:
-    """What a database holds now, as exactly as the source's evidence tells it. Every row is read, by `jobs` at a time,
-    as many as there are cores by default."""
-    hashed, jobs = any(table.content is not None for table in source.tables), jobs or os.cpu_count() or 1
-    with server.connect(database) as connection:
-        tables = tables_to_read(connection)
-        waiting = iter(tables)
-
-        def count() -> tuple[TableEvidence, ...]:
-            with server.connect(database) as counter:
-                return count_tables(counter, waiting, content_hash=hashed)
-
-        with ThreadPoolExecutor(jobs, thread_name_prefix="count") as pool:
-            shares = [pool.submit(count) for _ in range(min(jobs, len(tables)))]
-        counted = sorted(chain.from_iterable(share.result() for share in shares), key=lambda t: (t.schema, t.name))
-        return describe_database(connection, tables=counted, sequences=read_sequences(connection))
-
-
-def _compare(server: PostgresServer, database: str, source: Evidence, *, partly: bool, jobs: int) -> Evidence:
-    restored = look_into(server, database, source, jobs=jobs)
-    if partly:
-        chosen = {(table.schema, table.name) for table in source.tables}
-        restored = replace(
-            restored,
-            tables=tuple(t for t in restored.tables if (t.schema, t.name) in chosen),
-            objects=source.objects,
-            extensions=source.extensions,
-            large_objects=source.large_objects,
-        )
-    found = differences(source, restored)
-    if found:
-        raise EvidenceMismatch(
-            f"The restored database {database!r} differs from the source: {' '.join(found[:20])}"
-            + (f" And {len(found) - 20} more differences." if len(found) > 20 else ""),
-            hint="Restore another snapshot or from another repository, and find out why this one is not whole.",
-        )
-    return restored
 
 
 def _restore_failed(server: PostgresServer, database: str, artifact: str) -> Failure:

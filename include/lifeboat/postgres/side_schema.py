@@ -22,6 +22,7 @@ from lifeboat.postgres.contents import Entry, read_contents, use_list
 from lifeboat.postgres.evidence import PINNED_OUTPUT
 from lifeboat.postgres.faults import words_of
 from lifeboat.postgres.programs import Programs, programs_for_dump
+from lifeboat.postgres.rebuilding import NotRebuilt
 from lifeboat.postgres.waiting import telling_of_locks
 from lifeboat.progress import Report
 
@@ -30,7 +31,8 @@ from lifeboat.progress import Report
 class SideSchema:
     """A new schema of a database: rows by table, and what of the tables did not come along.
 
-    `damaged` says why copies in other repositories were of no use.
+    `not_rebuilt` are their objects that could not be restored. `damaged` says why copies in other repositories were of
+    no use.
     """
 
     database: str
@@ -38,6 +40,7 @@ class SideSchema:
     rows: Mapping[str, int]
     notes: tuple[str, ...]
     damaged: Mapping[str, str] = field(default_factory=dict)
+    not_rebuilt: tuple[NotRebuilt, ...] = ()
 
 
 def check_schema_free(server: PostgresServer, live: str, schema: str) -> None:

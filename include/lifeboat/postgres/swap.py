@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -18,7 +19,7 @@ from enum import StrEnum
 
 from psycopg import errors, sql
 
-from lifeboat.errors import LifeboatError, NotReady, RestoreFailed
+from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, RestoreIncomplete
 from lifeboat.postgres.connection import Connection, PostgresServer
 from lifeboat.postgres.evidence import Evidence, read_system_identifier
 from lifeboat.postgres.room import ROOM, free_bytes
@@ -43,6 +44,8 @@ class Standing(StrEnum):
     """It is being restored, or was when the restore was killed. Never to be trusted."""
     READY = "ready"
     """It was restored, compared and checked, and waits to be put in place."""
+    PARTLY = "partly"
+    """The same, but some of its objects could not be rebuilt: a person must have seen which."""
     BEFORE = "before"
     """It was the live one, until it was replaced."""
 
@@ -100,7 +103,7 @@ def read_dated_name(live: str, name: str) -> tuple[Standing, datetime] | None:
     return Standing(found["standing"]), moment
 
 
-_DATED = re.compile(r"(?s)(?P<stem>.+)_(?P<standing>beside|ready|before)_(?P<moment>\d{8}T\d{6}Z)")
+_DATED = re.compile(r"(?s)(?P<stem>.+)_(?P<standing>beside|ready|partly|before)_(?P<moment>\d{8}T\d{6}Z)")
 
 # PostgreSQL cuts longer names silently, and `_before_` with the time takes 24 of its 63 bytes.
 _STEM_BYTES = 63 - 24
@@ -225,16 +228,33 @@ def place(
     return swap(server, live, replacement, now=now, report=report)
 
 
-def undo(server: PostgresServer, live: str, kept: str, *, now: datetime, report: Report | None = None) -> Swapped:
+def undo(
+    server: PostgresServer,
+    live: str,
+    kept: str,
+    *,
+    now: datetime,
+    although_incomplete: bool = False,
+    report: Report | None = None,
+) -> Swapped:
     """Put a kept database back in the place of `live`, which then is kept too. One that is `ready` can be put in place
-    in the same way. Raises `RestoreFailed` for any other."""
-    check_kept(server, live, kept)
+    in the same way, and as `check_kept` says one that is `partly`. Raises as that."""
+    check_kept(server, live, kept, although_incomplete=although_incomplete)
     return swap(server, live, kept, now=now, report=report)
 
 
-def check_kept(server: PostgresServer, live: str, kept: str) -> None:
-    """Raise `RestoreFailed` for what cannot be put in the place of `live`, while nothing has been touched."""
-    if _standing(live, kept) is Standing.BESIDE:
+def check_kept(server: PostgresServer, live: str, kept: str, *, although_incomplete: bool = False) -> None:
+    """Raise `RestoreFailed` for what cannot be put in the place of `live`, while nothing has been touched.
+
+    `RestoreIncomplete` for one that lacks objects, unless `although_incomplete` says that a person has seen which.
+    """
+    standing = _standing(live, kept)
+    if standing is Standing.PARTLY and not although_incomplete:
+        raise RestoreIncomplete(
+            f"{kept!r} is incomplete: objects that its restore has listed could not be rebuilt.",
+            hint=f"`lifeboat undo {shlex.quote(kept)} --i-have-seen-what-is-missing` puts it in place all the same.",
+        )
+    if standing is Standing.BESIDE:
         raise RestoreFailed(
             f"{kept!r} was being restored when that was cut short; it is not whole.",
             hint=f"`lifeboat release` removes it. Restore again; {live!r} is untouched.",
@@ -245,10 +265,13 @@ def check_kept(server: PostgresServer, live: str, kept: str) -> None:
         _refuse_prepared(admin, server, live)
 
 
-def make_ready(server: PostgresServer, live: str, beside: str, *, now: datetime) -> str:
-    """Rename what was restored beside `live` and has been found right, so that its name says so; returns the name."""
+def make_ready(server: PostgresServer, live: str, beside: str, *, now: datetime, whole: bool = True) -> str:
+    """Rename what was restored beside `live` and has been found right, so that its name says so; returns the name.
+
+    One that is not `whole` lacks objects that could not be rebuilt.
+    """
     with server.connect("postgres") as admin:
-        ready = _free_name(admin, live, Standing.READY, now)
+        ready = _free_name(admin, live, Standing.READY if whole else Standing.PARTLY, now)
         _rename_apart(server, admin, (_required_oid(admin, server, beside),), [_rename(beside, ready)])
     return ready
 

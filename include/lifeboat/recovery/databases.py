@@ -7,7 +7,7 @@ and however far it came.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,8 +16,9 @@ from lifeboat.assembly import smoke_of
 from lifeboat.backup import DatabaseSource, read_evidence
 from lifeboat.errors import NotReady, RestoreFailed
 from lifeboat.in_place import restore_beside
+from lifeboat.postgres.comparison import look_into
 from lifeboat.postgres.evidence import Evidence, differences
-from lifeboat.postgres.restore import look_into
+from lifeboat.postgres.rebuilding import NotRebuilt, comparable, listed
 from lifeboat.postgres.swap import Standing, check_kept, dated_name, oids_of, place, release, undo
 from lifeboat.progress import count_text
 from lifeboat.recovery.case import (
@@ -63,14 +64,16 @@ def restore_database(case: Case, component: Component, snapshot: Snapshot, left_
             children=means.children,
             report=means.report,
         )
-        restored = _restored(case, component, snapshot, target, beside.database, beside.restored.evidence)
+        missing = beside.restored.not_rebuilt
+        restored = _restored(case, component, snapshot, target, beside.database, beside.restored.evidence, missing)
         restored = replace(
             restored,
             repository=repository_read(case, snapshot, beside.restored.damaged),
             seconds=round(time.monotonic() - began, 3),
             notes=(*beside.remarks, *beside.restored.notes),
         )
-        done.words = f"restored as {beside.database!r}, {_held(restored)}"
+        lacks = f", INCOMPLETE: {listed(missing)}" if missing else ""
+        done.words = f"restored as {beside.database!r}, {_held(restored)}{lacks}"
         done.facts = {"restored": restored.record()}
     return restored
 
@@ -92,8 +95,8 @@ def place_database(case: Case, component: Component, restored: Restored, *, repl
     refuse_unless_agreed(case, component, replaces_live)
     facts = {"snapshot": restored.snapshot, "replaces": oids.get(target.database)}
     with step(case, PLACE, restored.source, facts) as done:
-        if target.database in oids:
-            check_kept(target.server, target.database, restored.waiting)
+        if target.database in oids:  # whoever agreed to that has been shown what an incomplete one lacks
+            check_kept(target.server, target.database, restored.waiting, although_incomplete=True)
         swapped = place(
             target.server, target.database, restored.waiting, now=datetime.now(UTC), report=case.means.report
         )
@@ -194,7 +197,7 @@ def _recognised(case: Case, component: Component, snapshot: Snapshot, target: Da
             if is_it and (found := database_in_place(case, candidate, target)):
                 return found
         waiting = next((name for name, oid in oids.items() if oid == restored.facts.get("oid")), "")
-        if waiting and _holds(case, snapshot, target, waiting):
+        if waiting and _holds(case, snapshot, target, waiting, missing_of(restored)):
             return replace(restored, waiting=waiting)
     for facts in begun_before(case, RESTORE, component.source, snapshot.label):
         name = dated_name(target.database, Standing.READY, datetime.fromisoformat(facts["moment"]))
@@ -207,11 +210,18 @@ def _recognised(case: Case, component: Component, snapshot: Snapshot, target: Da
     return None
 
 
-def _holds(case: Case, snapshot: Snapshot, target: DatabaseSource, database: str) -> Evidence | None:
+def missing_of(restored: Restored) -> tuple[NotRebuilt, ...]:
+    """The objects that a restored database is known to lack."""
+    return tuple(NotRebuilt.from_record(record) for record in restored.facts.get("not_rebuilt", ()))
+
+
+def _holds(
+    case: Case, snapshot: Snapshot, target: DatabaseSource, database: str, missing: Sequence[NotRebuilt] = ()
+) -> Evidence | None:
     """What a waiting database holds, when that is what the evidence says."""
     evidence = read_evidence(case.means.vault, snapshot, repository=case.request.repository)
     found = look_into(target.server, database, evidence)
-    if wrong := differences(evidence, found):
+    if wrong := differences(*comparable(evidence, found, missing)):
         case.means.report(f"{database!r} is not what was restored, and is left alone: {wrong[0]}")
         return None
     case.means.report(f"{database!r} was restored already, and holds what the source held")
@@ -229,6 +239,7 @@ def _restored(
     target: DatabaseSource,
     waiting: str,
     evidence: Evidence,
+    missing: Sequence[NotRebuilt] = (),
 ) -> Restored:
     facts: Mapping[str, Any] = {
         "database": target.database,
@@ -236,6 +247,7 @@ def _restored(
         "rows": evidence.rows,
         "oid": oids_of(target.server)[waiting],
         "identity": identity_of(case.means, component.source, case.request),
+        "not_rebuilt": [one.record() for one in missing],
     }
     return Restored(
         component.source,

@@ -11,14 +11,16 @@ from typing import Any
 
 from lifeboat.backup import read_evidence
 from lifeboat.errors import EndedFromOutside, LifeboatError
+from lifeboat.postgres.comparison import look_into
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.evidence import Evidence, differences
-from lifeboat.postgres.restore import look_into
+from lifeboat.postgres.rebuilding import comparable, listed
 from lifeboat.postgres.swap import oids_of
 from lifeboat.presets import commands_of
 from lifeboat.progress import Report, count_text
 from lifeboat.recovery.case import Case, snapshot_of
 from lifeboat.recovery.commands import hider, run_command
+from lifeboat.recovery.databases import missing_of
 from lifeboat.recovery.model import Assessment, Outcome, Restored, Verified
 from lifeboat.recovery.orphans import find_orphans
 from lifeboat.recovery.places import what_is_missing
@@ -73,6 +75,10 @@ def _tried(source: str, look: Iterator[CheckResult]) -> Iterator[CheckResult]:
         yield CheckResult(f"{source}: it can be looked at", False, 0, "an answer", error.message)
 
 
+WHOLE = "all objects are there"
+"""What the check of a database that was restored incompletely is called."""
+
+
 # ---- each source ----------------------------------------------------------------------------------------------------
 
 
@@ -90,12 +96,15 @@ def _database(case: Case, assessment: Assessment, one: Restored, notes: list[str
         snapshot = snapshot_of(case, assessment.component(one.source))
         evidence = read_evidence(case.means.vault, snapshot, repository=case.request.repository)
         held = look_into(target.server, target.database, evidence)
-        wrong = differences(evidence, held)
+        missing = missing_of(one)
+        wrong = differences(*comparable(evidence, held, missing))
         if wrong and _was_done(case, "start"):
-            changed, wrong = wrong, differences(_with_rows_of(held, evidence), held)
+            changed, wrong = wrong, differences(*comparable(_with_rows_of(held, evidence), held, missing))
             if not wrong:
                 notes.append(f"{one.source} has changed since the application was started: {changed[0]}")
         said = "the same" if not wrong else f"{wrong[0]} ({count_text(len(wrong), 'difference')} in all)"
+        if missing:
+            yield _check(f"{one.source}: {WHOLE}", False, began, "every object", f"{listed(missing)}")
         yield _check(f"{one.source}: as its evidence says", not wrong, began, "the same", said)
     checks = case.means.platform.smoke_checks(one.source)
     checks = replace(checks, url=None) if case.practising else checks

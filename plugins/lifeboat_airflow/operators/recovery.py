@@ -23,6 +23,7 @@ from lifeboat.progress import Report
 from lifeboat.recovery.assessment import assess, assessment_markdown
 from lifeboat.recovery.case import Case, open_case
 from lifeboat.recovery.closing import report_incident
+from lifeboat.recovery.databases import missing_of
 from lifeboat.recovery.journal import find_incident, incident_of_run
 from lifeboat.recovery.means import Means
 from lifeboat.recovery.model import Assessment, Mode, Outcome, Phase, Point, Request, Restored, Verified
@@ -43,6 +44,7 @@ from lifeboat.settings import RecoverySettings
 from lifeboat.snapshot import Kind
 from lifeboat_airflow.hooks import PostgresSourceHook, RedisSourceHook, VaultHook
 from lifeboat_airflow.links import INCIDENT, IncidentLink, ReportLink
+from lifeboat_airflow.markdown import markdown_of
 from lifeboat_airflow.notifier import run_page
 from lifeboat_airflow.operators.asking import AskingOperator
 from lifeboat_airflow.operators.base import LifeboatOperator, as_airflows
@@ -384,11 +386,17 @@ class AskToReplaceOperator(_AskingOperator):
             for c in assessment_of(context).components
             if c.replaces and c.source in restored
         ]
+        missing = [
+            f"\n\n**{one.source} is incomplete.** {markdown_of(missing_of(one))}"
+            for one in restored.values()
+            if missing_of(one)
+        ]
         table = ["| source | what is alive | replaced by | which waits as |", "|---|---|---|---|", *lines]
         return (
             "What could be restored without touching anything alive is restored, compared and checked. On approval the "
             "application is stopped, and this is replaced:\n\n" + "\n".join(table) + "\n\nA replaced database stays "
             "under a dated name, and so do configuration files; files of trees and keys of Redis are overwritten."
+            + "".join(missing)
         )
 
     def needless(self, context: Context, case: Case) -> Sequence[str] | None:

@@ -13,16 +13,18 @@ from airflow.sdk import Context
 from lifeboat.assembly import application_of, smoke_of
 from lifeboat.backup import DatabaseSource, restore_snapshot
 from lifeboat.choosing import about_dates, choose_snapshot
-from lifeboat.errors import SettingsError
+from lifeboat.errors import RestoreIncomplete, SettingsError
 from lifeboat.in_place import restore_beside, undo_in_place
 from lifeboat.into_schema import restore_into_schema
 from lifeboat.moment import read_moment
 from lifeboat.postgres.connection import PostgresServer
+from lifeboat.postgres.rebuilding import NotRebuilt, listed
 from lifeboat.postgres.restore import RestoreReport
 from lifeboat.postgres.selection import Selection
 from lifeboat.progress import count_text, duration_text
 from lifeboat_airflow.hooks import PostgresSourceHook, VaultHook
 from lifeboat_airflow.links import SnapshotLink
+from lifeboat_airflow.markdown import markdown_of
 from lifeboat_airflow.operators.asking import AskingOperator
 from lifeboat_airflow.operators.base import SourceOperator
 from lifeboat_airflow.places import take_place
@@ -171,13 +173,16 @@ def _server_of_form(conn_id: str) -> PostgresServer:
 
 
 class _RestoreOperator(SourceOperator):
-    template_fields: Sequence[str] = (*SourceOperator.template_fields, "snapshot", "repository")
+    template_fields: Sequence[str] = (*SourceOperator.template_fields, "snapshot", "repository", "all_or_nothing")
     operator_extra_links = (SnapshotLink(),)
 
-    def __init__(self, *, snapshot: str, repository: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, snapshot: str, repository: str | None = None, all_or_nothing: bool | str = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.snapshot = snapshot
         self.repository = repository
+        self.all_or_nothing = all_or_nothing
 
     def live(self) -> DatabaseSource:
         """The source's own database and server."""
@@ -190,7 +195,8 @@ class _RestoreOperator(SourceOperator):
         tables, rows = len(report.evidence.tables), report.evidence.rows
         took = duration_text(sum(report.seconds.values()))
         held = f"{count_text(tables, 'table')} with {count_text(rows, 'row')}"
-        self.log.info("%s is restored as %r on %s, in %s: %s", self.snapshot, database, server, took, held)
+        how = "INCOMPLETELY restored" if report.not_rebuilt else "restored"
+        self.log.info("%s is %s as %r on %s, in %s: %s", self.snapshot, how, database, server, took, held)
         return {
             "snapshot": self.snapshot,
             "database": database,
@@ -199,8 +205,17 @@ class _RestoreOperator(SourceOperator):
             "rows": rows,
             "seconds": report.seconds,
             "notes": list(report.notes),
+            "not_rebuilt": [one.record() for one in report.not_rebuilt],
             "damaged": dict(report.damaged),
         }
+
+    def refuse_incomplete(self, not_rebuilt: Sequence[NotRebuilt], place: str) -> None:
+        """Raise `RestoreIncomplete`, so that the run is seen to have failed; what was restored is kept."""
+        if not_rebuilt:
+            raise RestoreIncomplete(
+                f"{self.snapshot} was restored incompletely as {place}, which is kept. {listed(not_rebuilt)}",
+                hint="Make what is missing by its SQL once its cause is mended, or restore another snapshot.",
+            )
 
 
 class RestoreNewDatabaseOperator(_RestoreOperator):
@@ -229,7 +244,7 @@ class RestoreNewDatabaseOperator(_RestoreOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         """Restore, compare, and say what was restored."""
-        self.require_typed(tables=list, schema_only=bool)
+        self.require_typed(tables=list, schema_only=bool, all_or_nothing=bool)
         vault = VaultHook().open(reading=True)
         server = _server_of_form(self.target) if self.target else self.live().server
         selection = Selection(tuple(self.tables or ()), self.schema_only is True)
@@ -243,9 +258,12 @@ class RestoreNewDatabaseOperator(_RestoreOperator):
             repository=self.repository,
             progress=self.progress,
             children=self.children,
+            all_or_nothing=self.all_or_nothing is True,
             report=self.log.info,
         )
-        return self.result(self.database, server, report)
+        result = self.result(self.database, server, report)
+        self.refuse_incomplete(report.not_rebuilt, f"the database {self.database!r} on {server}")
+        return result
 
 
 class RestoreIntoSchemaOperator(_RestoreOperator):
@@ -271,7 +289,7 @@ class RestoreIntoSchemaOperator(_RestoreOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         """Restore, compare, copy."""
-        self.require_typed(tables=list, other_server=bool)
+        self.require_typed(tables=list, other_server=bool, all_or_nothing=bool)
         vault, source = VaultHook().open(reading=True), self.live()
         made = restore_into_schema(
             vault,
@@ -284,6 +302,7 @@ class RestoreIntoSchemaOperator(_RestoreOperator):
             now=datetime.now(UTC),
             other_server=self.other_server is True,
             repository=self.repository,
+            all_or_nothing=self.all_or_nothing is True,
             progress=self.progress,
             children=self.children,
             report=self.log.info,
@@ -292,6 +311,7 @@ class RestoreIntoSchemaOperator(_RestoreOperator):
             self.log.info("Note: %s", note)
         for table, rows in made.rows.items():
             self.log.info("%s of %r has the %s of %s.", table, made.database, count_text(rows, "row"), self.snapshot)
+        self.refuse_incomplete(made.not_rebuilt, f"the schema {self.schema!r} of {made.database!r}")
         return {
             "snapshot": self.snapshot,
             "server": str(source.server),
@@ -318,7 +338,7 @@ class RestoreBesideOperator(_RestoreOperator):
 
     def work(self, context: Context) -> dict[str, Any]:
         """Restore, compare, check."""
-        self.require_typed(other_server=bool)
+        self.require_typed(other_server=bool, all_or_nothing=bool)
         hook = VaultHook()
         vault, source = hook.open(reading=True), self.live()
         beside = restore_beside(
@@ -331,6 +351,7 @@ class RestoreBesideOperator(_RestoreOperator):
             smoke=smoke_of(hook.platform, self.source),
             other_server=self.other_server is True,
             repository=self.repository,
+            all_or_nothing=self.all_or_nothing is True,
             progress=self.progress,
             children=self.children,
             report=self.log.info,
@@ -357,9 +378,13 @@ class ApproveReplacementOperator(AskingOperator, ApprovalOperator):
         """Say what would replace what, and ask."""
         done = self.restored
         self.subject = f"Replace the live database of {self.database} by {done['snapshot']}?"
+        missing = tuple(NotRebuilt.from_record(record) for record in done["not_rebuilt"])
+        held = f"({done['tables']} tables, {done['rows']:,} rows)"
+        found = f"holds what its source held {held}, and every smoke check passed."
+        if missing:
+            found = f"is **incomplete** {held}. {markdown_of(missing)}"
         self.body = (
-            f"It is restored as `{done['database']}` beside the live `{done['live']}` on {done['server']}, holds what "
-            f"its source held ({done['tables']} tables, {done['rows']:,} rows), and every smoke check passed.\n\n"
+            f"It is restored as `{done['database']}` beside the live `{done['live']}` on {done['server']}, {found}\n\n"
             + "".join(f"* {note}\n" for note in done["notes"])
             + "\nOn approval the application is stopped, the two change names, and the application is started. What is "
             "live now is kept under a dated name."
@@ -389,6 +414,7 @@ class PutInPlaceOperator(SourceOperator):
             self.database,
             now=datetime.now(UTC),
             application=application_of(VaultHook().platform),
+            although_incomplete=True,  # whoever approved has been shown what it lacks
             report=self.log.info,
         )
         for remark in report.remarks:

@@ -24,13 +24,17 @@ BESIDE = Path(sys.executable).parent
 
 TPCH_SCALE = "0.01"
 
+MANY = "5,000 tables"
+
 
 def load(name: str, clusters: Clusters, major: int) -> str:
     """A new database on the server of this version that holds what the programs of `name` made; its name."""
-    script = _script(name, clusters)
     server, database = clusters.get(major).server, new_name(f"{name} original")
     psql(server, "postgres", "-c", f'CREATE DATABASE "{database}"')
-    psql(server, database, "-o", "/dev/null", "-f", str(script))
+    if name == MANY:
+        psql(server, database, "-f", str(HERE / "many.sql"))
+    else:
+        psql(server, database, "-o", "/dev/null", "-f", str(_script(name, clusters)))
     return database
 
 
@@ -79,10 +83,30 @@ def _tpch(server: PostgresServer, database: str) -> None:
     psql_script(server, database, (HERE / "tpch_keys.sql").read_text())
 
 
+def _tryton(server: PostgresServer, database: str) -> None:
+    login = f"{server.user}:{quote(server.password, safe='')}@{server.host}:{server.port}"
+    with tempfile.TemporaryDirectory() as folder:
+        settings, password = Path(folder, "trytond.conf"), Path(folder, "password")
+        settings.write_text(f"[database]\nuri = postgresql://{login}/\n")
+        password.write_text("none that matters\n")
+        admin = [_programs_of_others() / "trytond-admin", "--config", settings, "--database", database]
+        wanted = [
+            "--update",
+            "account",
+            "--activate-dependencies",
+            "--language",
+            "en",
+            "--email",
+            "admin@tryton.example",
+        ]
+        _run([*admin, *wanted], os.environ | {"TRYTONPASSFILE": str(password)})
+
+
 MAKERS: dict[str, Callable[[PostgresServer, str], None]] = {
     "airflow": _airflow,
     "django-ledger": _ledger,
     "TPC-H": _tpch,
+    "Tryton": _tryton,
 }
 
 

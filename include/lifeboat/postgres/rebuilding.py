@@ -1,0 +1,439 @@
+"""What of a dump did not come about at once: tried again, and where it cannot be rebuilt, listed.
+
+In a disaster rows are worth more than perfection: an index over a function that finds its tables no more is no reason
+to throw all rows away. Objects are tried again when all rows and functions are there, as they are and with the search
+path that the source had; rows that a CHECK refuses are let in without it, and it is put back as far as it can be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+
+import psycopg
+from psycopg import sql
+
+from lifeboat.errors import RestoreFailed
+from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.evidence import Evidence
+from lifeboat.progress import count_text
+
+ROWS = "TABLE DATA"
+"""The kind of an entry that is the rows of a table."""
+
+
+@dataclass(frozen=True)
+class NotRebuilt:
+    """An object that a restore could not bring back: what it is, what would make it, and what the server says to that.
+
+    Neither has rows or passwords in it.
+    """
+
+    kind: str
+    name: str
+    statement: str
+    answer: str
+
+    @property
+    def rows_are_lost(self) -> bool:
+        """Whether what is missing is the rows of a table."""
+        return self.kind == ROWS
+
+    def __str__(self) -> str:
+        what = f"The rows of {self.name}" if self.rows_are_lost else f"{self.kind} {self.name}"
+        return f"{what}: {self.answer}"
+
+    def record(self) -> dict[str, str]:
+        """As JSON values."""
+        return {"kind": self.kind, "name": self.name, "statement": self.statement, "answer": self.answer}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, str]) -> NotRebuilt:
+        """As `record` gave it."""
+        return cls(record["kind"], record["name"], record["statement"], record["answer"])
+
+
+def listed(not_rebuilt: Sequence[NotRebuilt]) -> str:
+    """What an incomplete restore lacks, in words: a line each, with its SQL."""
+    lines = "".join(f"\n- {one}\n    {_on_one_line(one.statement)}" for one in not_rebuilt)
+    return f"{count_text(len(not_rebuilt), 'object')} could not be rebuilt:{lines}"
+
+
+def refuse_lost_rows(not_rebuilt: Sequence[NotRebuilt]) -> None:
+    """Raise `RestoreFailed` where rows that are to be taken over could not be restored."""
+    lost = [one for one in not_rebuilt if one.rows_are_lost]
+    if lost:
+        raise RestoreFailed(
+            f"The rows could not be restored. {listed(lost)}", hint="Nothing was changed. Restore another snapshot."
+        )
+
+
+def _on_one_line(statement: str) -> str:
+    return " ".join(statement.split())
+
+
+@dataclass(frozen=True)
+class Item:
+    """An entry of an archive, as `pg_restore --list` tells it: artifact, number, kind, schema and name."""
+
+    artifact: str
+    number: int
+    kind: str
+    schema: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """Schema and name, as people write them."""
+        return self.name if self.schema == "-" else f"{self.schema}.{self.name}"
+
+
+class Heard:
+    """Hears a `pg_restore` that goes on after errors: `numbers` are the entries that failed.
+
+    It only tells them with `--verbose`. That of a setting an older server has not got is no entry's failure: version 17
+    begins every session with `SET transaction_timeout = 0`.
+    """
+
+    def __init__(self, *, goes_on: bool) -> None:
+        self.numbers: set[int] = set()
+        self._goes_on = goes_on
+        self._settings = 0
+        self._ignored: int | None = None
+
+    def hear(self, line: bytes) -> None:
+        """One line of what it says."""
+        self.numbers.update(int(number) for number in _ENTRY.findall(line))
+        self._settings += _UNKNOWN_SETTING.search(line) is not None
+        if found := _IGNORED.search(line):
+            self._ignored = int(found[1])
+
+    def forgives(self, _: str) -> bool:
+        """Whether it came to its end, and each error was that of an entry or of an unknown setting."""
+        if self._ignored is None:
+            return False
+        return self._settings >= self._ignored or (self._goes_on and bool(self.numbers))
+
+
+_ENTRY = re.compile(rb"from TOC entry (\d+); \d+ \d+ [A-Z]")
+_UNKNOWN_SETTING = re.compile(rb'"transaction_timeout"')
+_IGNORED = re.compile(rb"errors ignored on restore: (\d+)")
+
+
+ScriptOf = Callable[[Item], bytes]
+"""What makes an object, as a script without its owner; of rows, none."""
+
+RowsOf = Callable[[Item], Generator[bytes]]
+"""The lines of the script that fills a table."""
+
+OwnerOf = Callable[[Item], tuple[bytes, ...]]
+"""What gives an object to its owner."""
+
+
+@dataclass
+class Rebuilding:
+    """Tries again what has failed, in one session. `search_path` is what the source's sessions had, None for theirs.
+
+    What fails for another reason than the object itself, such as a lost connection or a full disk, is raised.
+    """
+
+    server: PostgresServer
+    database: str
+    evidence: Evidence
+    settings: Mapping[str, str]
+    script_of: ScriptOf
+    rows_of: RowsOf
+    owner_of: OwnerOf
+    answers: dict[Item, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    dropped: list[NotRebuilt] = field(default_factory=list)
+
+    def try_again(self, items: Sequence[Item]) -> tuple[Item, ...]:
+        """Try these in their order, as long as any more of them comes about; what is left, with its answer."""
+        left = tuple(items)
+        while left:
+            with self.server.connect(self.database) as connection:
+                failed = tuple(item for item in left if not self._made(connection, item))
+            if len(failed) == len(left):
+                break
+            left = failed
+        return left
+
+    def without_checks(self, items: Sequence[Item]) -> tuple[Item, ...]:
+        """Load rows that a CHECK of their table refuses without it, and put it back as far as it goes; what is left."""
+        with self.server.connect(self.database) as connection:
+            return tuple(item for item in items if item.kind != ROWS or not self._loaded_unchecked(connection, item))
+
+    def not_rebuilt(self, items: Sequence[Item]) -> tuple[NotRebuilt, ...]:
+        """What is left of all tries, lost rows first."""
+        found = [
+            NotRebuilt(item.kind, item.label, self._statement(item), self.answers.get(item, "it was not made"))
+            for item in items
+        ] + self.dropped
+        return tuple(sorted(found, key=lambda one: not one.rows_are_lost))
+
+    def _made(self, connection: Connection, item: Item) -> bool:
+        for path in ("", self._source_path(item)):
+            try:
+                if item.kind == ROWS:
+                    self._load(connection, item, path)
+                else:
+                    self._run(connection, self.script_of(item), path)
+            except psycopg.Error as error:
+                if error.sqlstate in _THERE_ALREADY:
+                    return self._owned(connection, item)
+                self.answers[item] = answer_of(error)
+                continue
+            if path:
+                what = (
+                    f"The rows of {item.label} came" if item.kind == ROWS else f"{item.kind} {item.label} was rebuilt"
+                )
+                self.notes.append(f"{what} with the search path {path}; without it, they cannot be restored.")
+            return self._owned(connection, item)
+        return False
+
+    def _owned(self, connection: Connection, item: Item) -> bool:
+        for statement in self.owner_of(item):
+            try:
+                self._run(connection, statement, "")
+            except psycopg.Error as error:
+                self.dropped.append(NotRebuilt("OWNER", item.label, _shown(statement), answer_of(error)))
+        return True
+
+    def _run(self, connection: Connection, script: bytes, path: str) -> None:
+        try:
+            with connection.transaction():
+                self._prepare(connection)
+                connection.execute(_with_path(script, path, connection))
+        except psycopg.Error as error:
+            _refuse_faults_of_the_run(error, connection, self.database)
+            raise
+
+    def _load(self, connection: Connection, item: Item, path: str) -> None:
+        try:
+            with connection.transaction():
+                self._prepare(connection)
+                self._copy(connection, item, path)
+        except psycopg.Error as error:
+            _refuse_faults_of_the_run(error, connection, self.database)
+            raise
+
+    def _copy(self, connection: Connection, item: Item, path: str) -> None:
+        name = sql.Identifier(item.schema, item.name)
+        if connection.execute(sql.SQL("SELECT FROM ONLY {} LIMIT 1").format(name)).fetchone() is not None:
+            return  # they have come already
+        with closing(self.rows_of(item)) as lines:
+            for statement in _statements(lines):
+                if not statement.startswith(b"COPY "):
+                    connection.execute(_with_path(statement, path, connection))
+                    continue
+                with connection.cursor().copy(statement.rstrip().rstrip(b";")) as rows:
+                    for line in takewhile(lambda line: line.rstrip() != b"\\.", lines):
+                        rows.write(line)
+
+    def _loaded_unchecked(self, connection: Connection, item: Item) -> bool:
+        checks = connection.execute(_CHECKS, [item.schema, item.name]).fetchall()
+        path = self._source_path(item)
+        try:
+            with connection.transaction():
+                self._prepare(connection)
+                for schema, table, check, _ in checks:
+                    drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
+                    connection.execute(drop.format(sql.Identifier(schema, table), sql.Identifier(check)))
+                self._copy(connection, item, path)
+        except psycopg.Error as error:
+            _refuse_faults_of_the_run(error, connection, self.database)
+            return False
+        self.notes.append(f"The rows of {item.label} were let in without its CHECK constraints.")
+        for schema, table, check, definition in checks:
+            self._put_back(
+                connection, item, sql.Identifier(schema, table), f"{schema}.{table} {check}", check, definition
+            )
+        return True
+
+    def _put_back(
+        self, connection: Connection, item: Item, table: sql.Identifier, label: str, check: str, definition: str
+    ) -> None:
+        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} ").format(table, sql.Identifier(check)).as_string(connection)
+        answer = ""
+        for path in ("", self._source_path(item)):
+            with suppress(psycopg.Error):
+                self._run(connection, f"{_PATH}{add}{definition};".encode(), path)
+                return
+        try:
+            self._run(
+                connection, f"{add}{definition}{'' if definition.endswith('NOT VALID') else ' NOT VALID'};".encode(), ""
+            )
+            answer = "it is there for new rows; some that are there do not meet it"
+        except psycopg.Error as error:
+            answer = answer_of(error)
+        self.dropped.append(NotRebuilt("CHECK CONSTRAINT", label, f"{add}{definition};", answer))
+
+    def _prepare(self, connection: Connection) -> None:
+        for name, value in self.settings.items():
+            connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", [name, value])
+
+    def _source_path(self, item: Item) -> str:
+        """The search path of the source's sessions, the object's own schema first."""
+        said = [
+            value
+            for role, setting in self.evidence.database.settings
+            if role in (None, self.evidence.database.owner)
+            for name, _, value in [setting.partition("=")]
+            if name == "search_path" and value
+        ]
+        own = [] if item.schema in ("-", "pg_catalog", "public") else [sql.Identifier(item.schema).as_string()]
+        return ", ".join(dict.fromkeys([*own, *said, "public"]))
+
+    def _statement(self, item: Item) -> str:
+        return f"COPY {item.label} FROM stdin" if item.kind == ROWS else _shown(self.script_of(item))
+
+
+_THERE_ALREADY = frozenset({"42P07", "42710", "42723", "42P06", "42P03", "42P04", "42P05"})
+"""The codes of what exists already (PostgreSQL manual, Error Codes): then an earlier try has made it."""
+
+_PATH = "SELECT pg_catalog.set_config('search_path', '', false);\n"
+
+# A constraint that a table has inherited can only be dropped where it comes from.
+_CHECKS = """
+    WITH RECURSIVE mine AS (
+        SELECT c.oid, k.conname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                     JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'c'
+         WHERE (n.nspname, c.relname) = (%s, %s)),
+    above AS (
+        SELECT oid, conname FROM mine
+        UNION SELECT i.inhparent, a.conname FROM above a JOIN pg_inherits i ON i.inhrelid = a.oid
+                JOIN pg_constraint k ON k.conrelid = i.inhparent AND k.contype = 'c' AND k.conname = a.conname)
+    SELECT n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid)
+      FROM above a JOIN pg_constraint k ON k.conrelid = a.oid AND k.conname = a.conname AND k.contype = 'c'
+                   JOIN pg_class c ON c.oid = a.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE k.coninhcount = 0 ORDER BY 1, 2, 3
+"""
+
+
+def comparable(source: Evidence, restored: Evidence, missing: Collection[NotRebuilt]) -> tuple[Evidence, Evidence]:
+    """The evidence of a source and of what was restored, both without what is known to be missing.
+
+    Whatever builds on a missing object is missing too, so there may be fewer others than were listed, and never more.
+    """
+    if not missing:
+        return source, restored
+    lost = {one.name for one in missing if one.kind in (ROWS, "TABLE")}
+    objects = source.objects
+    if any(one.kind not in (ROWS, "OWNER", "ACL", "COMMENT") for one in missing):
+        objects = {kind: min(number, restored.objects.get(kind, 0)) for kind, number in source.objects.items()}
+    gone = {one.name for one in missing if one.kind == "EXTENSION"}
+    standing = {(s.schema, s.name) for s in restored.sequences}
+    unset = {one.name for one in missing if one.kind.startswith("SEQUENCE")}
+    without_table = any(one.kind == "TABLE" for one in missing)
+    sequences = tuple(
+        s
+        for s in source.sequences
+        if f"{s.schema}.{s.name}" not in unset and not (without_table and (s.schema, s.name) not in standing)
+    )
+    return (
+        replace(
+            source,
+            tables=tuple(t for t in source.tables if t.label not in lost),
+            objects=objects,
+            extensions={name: version for name, version in source.extensions.items() if name not in gone},
+            sequences=sequences,
+        ),
+        replace(restored, tables=tuple(t for t in restored.tables if t.label not in lost)),
+    )
+
+
+def rows_listed(listing: str, artifact: str, evidence: Evidence) -> tuple[Item, ...]:
+    """The entries of rows and of where sequences stand that `pg_restore --list` has printed, in its order.
+
+    Kind, schema, name and owner are separated by spaces, which any of them may have too.
+    """
+    names = [(t.schema, t.name) for t in evidence.tables] + [(s.schema, s.name) for s in evidence.sequences]
+    known = {f"{schema} {name} ": (schema, name) for schema, name in names}
+
+    def items() -> Iterator[Item]:
+        for number, kind, rest in _LISTED.findall(listing):
+            fitting = [start for start in known if rest.startswith(start)]
+            schema, name = known[max(fitting, key=len)] if fitting else ("-", rest)
+            yield Item(artifact, int(number), kind, schema, name)
+
+    return tuple(items())
+
+
+_LISTED = re.compile(rf"^(\d+); \d+ \d+ ({ROWS}|SEQUENCE SET|BLOBS?) (.*)$", re.MULTILINE)
+
+
+def _statements(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """The statements of a script that fills one table, up to each end of one; rows are left to whoever takes them."""
+    statement = b""
+    for line in lines:
+        if not statement and (line.startswith((b"--", b"\\")) or not line.strip()):
+            continue
+        statement += line
+        if statement.rstrip().endswith(b";") and statement.count(b"'") % 2 == 0 and statement.count(b'"') % 2 == 0:
+            yield statement
+            statement = b""
+
+
+def _with_path(script: bytes, path: str, connection: Connection) -> bytes:
+    """A script of `pg_dump`, which empties the search path at its beginning, with another one."""
+    if not path:
+        return script
+    own = sql.SQL("SELECT pg_catalog.set_config('search_path', {}, true);\n").format(sql.Literal(path))
+    return script.replace(_PATH.encode(), own.as_bytes(connection), 1)
+
+
+def _refuse_faults_of_the_run(error: psycopg.Error, connection: Connection, database: str) -> None:
+    """Raise `RestoreFailed` for what says nothing of one object: a lost connection, a full disk, damaged pages.
+
+    A foreign server may fail in the same way, and then it is its tables that do; but our own connection lives.
+    """
+    if connection.closed or error.sqlstate is None or error.sqlstate in _OF_THE_RUN:
+        failed = RestoreFailed(
+            f"The restore into {database!r} could not go on: {answer_of(error)}",
+            hint="The new database was removed again; nothing else was touched.",
+        )
+        failed.transient = bool(connection.closed)
+        raise failed from error
+
+
+_OF_THE_RUN = frozenset({"53100", "53200", "58030", "XX001", "XX002"})
+"""Disk full, out of memory, input or output failed, damaged pages and indexes (PostgreSQL manual, Error Codes)."""
+
+
+def answer_of(error: psycopg.Error) -> str:
+    """What the server said, without rows: of definitions its words, of values only what kind of error it was."""
+    diagnostic, state = error.diag, error.sqlstate
+    if state is None:
+        return " ".join(str(error).split())
+    if state[:2] in ("42", "3F", "2B", "0A", "55", "08", "HV", "53", "57", "58"):
+        said = diagnostic.message_primary or ""
+        where = re.match(r'(?:SQL function "[^"]+"|PL/pgSQL function \S+)', diagnostic.context or "")
+        return f"{' '.join(said.split())}{f' (in {where[0]})' if where else ''} [{state}]"
+    named = [
+        f"{what} {name}"
+        for what, name in (("column", diagnostic.column_name), ("constraint", diagnostic.constraint_name),
+                           ("type", diagnostic.datatype_name))
+        if name
+    ]  # fmt: skip
+    return " ".join([_words(type(error).__name__), *named, f"[{state}]"])
+
+
+def _words(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
+def _shown(script: bytes) -> str:
+    """A script's own statements, without what every session begins with and without passwords."""
+    lines = [
+        line
+        for line in script.decode(errors="replace").splitlines()
+        if line.strip() and not re.match(r"--|SET \w+ = .*;$|\\|SELECT pg_catalog\.set_config\('search_path'", line)
+    ]
+    text = "\n".join(lines)
+    if re.search(r"USER MAPPING|SUBSCRIPTION|SERVER|FOREIGN DATA", text):
+        text = re.sub(r"'(?:[^']|'')*'", "'…'", text)
+    return text
