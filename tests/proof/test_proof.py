@@ -201,7 +201,7 @@ def test_rows_that_one_table_refuses_fail_the_proof_and_name_it(place: Place) ->
 
     proof = place.prove_on_scratch()
 
-    assert "CONSTRAINT public.orders orders_pkey: unique violation" in proof.reason
+    assert "CONSTRAINT public.orders orders_pkey: " in proof.reason
     assert said_of(place) == [("failed", "near")]
     assert "1998" not in json.dumps(proof.record()["reason"])
 

@@ -17,7 +17,7 @@ from psycopg import sql
 
 from lifeboat.children import Children
 from lifeboat.postgres.connection import Connection, PostgresServer
-from lifeboat.postgres.rebuilding import answer_of
+from lifeboat.postgres.faults import words_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Analysis:
                 try:
                     _analyse(connection, table)
                 except (psycopg.ProgrammingError, psycopg.DataError, psycopg.errors.RaiseException) as error:
-                    self._failed[f"{table.schema}.{table.name}"] = answer_of(error)
+                    self._failed[f"{table.schema}.{table.name}"] = words_of(error)
                 self._done.add(table)
 
 

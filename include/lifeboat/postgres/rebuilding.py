@@ -19,6 +19,7 @@ from psycopg import sql
 from lifeboat.errors import RestoreFailed
 from lifeboat.postgres.connection import Connection, PostgresServer
 from lifeboat.postgres.evidence import Evidence
+from lifeboat.postgres.faults import words_of
 from lifeboat.progress import count_text
 
 ROWS = "TABLE DATA"
@@ -185,7 +186,7 @@ class Rebuilding:
             except psycopg.Error as error:
                 if error.sqlstate in _THERE_ALREADY:
                     return self._owned(connection, item)
-                self.answers[item] = answer_of(error)
+                self.answers[item] = words_of(error)
                 continue
             if path:
                 what = (
@@ -200,7 +201,7 @@ class Rebuilding:
             try:
                 self._run(connection, statement, "")
             except psycopg.Error as error:
-                self.dropped.append(NotRebuilt("OWNER", item.label, _shown(statement), answer_of(error)))
+                self.dropped.append(NotRebuilt("OWNER", item.label, _shown(statement), words_of(error)))
         return True
 
     def _run(self, connection: Connection, script: bytes, path: str) -> None:
@@ -269,7 +270,7 @@ class Rebuilding:
             )
             answer = "it is there for new rows; some that are there do not meet it"
         except psycopg.Error as error:
-            answer = answer_of(error)
+            answer = words_of(error)
         self.dropped.append(NotRebuilt("CHECK CONSTRAINT", label, f"{add}{definition};", answer))
 
     def _prepare(self, connection: Connection) -> None:
@@ -393,7 +394,7 @@ def _refuse_faults_of_the_run(error: psycopg.Error, connection: Connection, data
     """
     if connection.closed or error.sqlstate is None or error.sqlstate in _OF_THE_RUN:
         failed = RestoreFailed(
-            f"The restore into {database!r} could not go on: {answer_of(error)}",
+            f"The restore into {database!r} could not go on: {words_of(error)}",
             hint="The new database was removed again; nothing else was touched.",
         )
         failed.transient = bool(connection.closed)
@@ -402,28 +403,6 @@ def _refuse_faults_of_the_run(error: psycopg.Error, connection: Connection, data
 
 _OF_THE_RUN = frozenset({"53100", "53200", "58030", "XX001", "XX002"})
 """Disk full, out of memory, input or output failed, damaged pages and indexes (PostgreSQL manual, Error Codes)."""
-
-
-def answer_of(error: psycopg.Error) -> str:
-    """What the server said, without rows: of definitions its words, of values only what kind of error it was."""
-    diagnostic, state = error.diag, error.sqlstate
-    if state is None:
-        return " ".join(str(error).split())
-    if state[:2] in ("42", "3F", "2B", "0A", "55", "08", "HV", "53", "57", "58"):
-        said = diagnostic.message_primary or ""
-        where = re.match(r'(?:SQL function "[^"]+"|PL/pgSQL function \S+)', diagnostic.context or "")
-        return f"{' '.join(said.split())}{f' (in {where[0]})' if where else ''} [{state}]"
-    named = [
-        f"{what} {name}"
-        for what, name in (("column", diagnostic.column_name), ("constraint", diagnostic.constraint_name),
-                           ("type", diagnostic.datatype_name))
-        if name
-    ]  # fmt: skip
-    return " ".join([_words(type(error).__name__), *named, f"[{state}]"])
-
-
-def _words(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
 def _shown(script: bytes) -> str:
