@@ -31,6 +31,7 @@ EXPECTED = {
     "ClientMissing": 1,
     "DumpFailed": 75,
     "RestoreFailed": 1,
+    "TargetUnavailable": 75,
     "RestoreIncomplete": 7,
     "EvidenceMismatch": 5,
     "NotProven": 5,
