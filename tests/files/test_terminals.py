@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lifeboat.cli.output import harmless
+from lifeboat.cli.output import harmless, remark, say, say_error, say_json, say_table
+from lifeboat.errors import SettingsError
 from tests.cli.conftest import Place
 
 NAMES = (
@@ -80,5 +81,16 @@ def test_help_and_errors_are_shown_on_a_terminal_that_knows_ascii_alone(place: P
     assert "Error: " in said
 
 
-def test_what_a_terminal_acts_on_is_escaped_in_every_text_that_is_shown() -> None:
+def test_what_a_terminal_acts_on_is_escaped_in_every_text_that_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a table \x1b[2J")
+    remark("a note \x1b[2J")
+    say_error(SettingsError("a fault \x1b[2J", hint="a remedy \x1b[2J"))
+    say_table(["name"], [["a cell \x1b[2J"]])
+    say_json({"name": "a field \x9b2J"})
+
+    shown = "".join(capsys.readouterr())
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert shown.count(r"\x1b[2J") == 5
+    assert r"a field \u009b2J" in shown
     assert harmless("a\x1b[31m\tb\nc\x07 \x9b \u202e ä") == "a\\x1b[31m\tb\nc\\x07 \\x9b \\u202e ä"
