@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lifeboat.postgres.cluster import TemporaryCluster
+from lifeboat.postgres.cluster import TemporaryCluster, _as_server_user, _give_away, _runnable
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.programs import Programs, find_programs
+from tests.processes import wait_until
 
 PROGRAMS = {programs.major: programs for programs in find_programs() if programs.has("initdb", "psql")}
 NEEDED = (16, 17, 18)
@@ -54,6 +56,32 @@ class Clusters:
     def stop(self) -> None:
         for cluster in self._running.values():
             cluster.__exit__(None, None, None)
+
+
+class Standby(TemporaryCluster):
+    """A hot standby of a cluster, following it."""
+
+    def __init__(self, primary: TemporaryCluster, settings: Mapping[str, str]) -> None:
+        super().__init__(PROGRAMS[17], settings=settings)
+        self._primary = primary.server
+
+    def _initialise(self) -> None:
+        self._binaries = _runnable(PROGRAMS[17], self.folder)
+        self.data.mkdir(mode=0o700)
+        _give_away(self.data)
+        command = [str(self._binaries / "pg_basebackup"), "-D", str(self.data), "-R", "-c", "fast", "--no-sync"]
+        environment = self._primary.child_environment()
+        done = subprocess.run(
+            [*_as_server_user(), *command], env=environment, capture_output=True, text=True, cwd="/", check=False
+        )
+        assert done.returncode == 0, done.stderr
+        self.server = replace(self.server, password=self._primary.password)
+
+    def catch_up(self) -> None:
+        """Wait until everything the primary has done until now is here too."""
+        with self._primary.connect("postgres") as there, self.server.connect("postgres") as here:
+            (until,) = there.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone() or ("",)
+            wait_until(lambda: here.execute("SELECT pg_last_wal_replay_lsn() >= %s", [until]).fetchone() == (True,))
 
 
 @pytest.fixture(scope="session")
