@@ -228,7 +228,7 @@ def write_key(folder: Path, key: Recipient | Identity | Signer | SigningKey) -> 
     """Write one key as a new file, private ones with mode 0600. Never overwrites: raises `KeyringError`."""
     role = _ROLE_OF[type(key)]
     path = folder / f"{key.name}.{role}"
-    mode = 0o600 if role in _PRIVATE else 0o644
+    mode = 0o600 if role in PRIVATE_ROLES else 0o644
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -242,7 +242,7 @@ def write_key(folder: Path, key: Recipient | Identity | Signer | SigningKey) -> 
 
 
 _ROLES = ("recipient", "identity", "signer", "signing")
-_PRIVATE = ("identity", "signing")
+PRIVATE_ROLES = ("identity", "signing")
 _ROLE_OF: Mapping[type, str] = {Recipient: "recipient", Identity: "identity", Signer: "signer", SigningKey: "signing"}
 
 _SUITES: Mapping[str, hpke.Suite] = {
@@ -294,7 +294,7 @@ def _checksum(role: str, algorithm: str, raw: bytes) -> bytes:
 
 def _refuse_careless_mode(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
-    private = path.suffix[1:] in _PRIVATE
+    private = path.suffix[1:] in PRIVATE_ROLES
     if private and mode & 0o077:
         raise KeyringError(f"The private key {path} can be read by others (mode {mode:04o}).", hint=f"chmod 600 {path}")
     if mode & 0o022:

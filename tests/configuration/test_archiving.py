@@ -211,6 +211,17 @@ def test_preflight_names_every_obstacle_at_once(place: Place) -> None:
     assert "no signing key" in caught.value.message
 
 
+def test_preflight_remarks_a_private_key_wherever_it_stands_in_a_file(place: Place) -> None:
+    keys = {"conn_type": "generic", "extra": {"keys": {"operations.identity": OPERATIONS.text}}}
+    place.write(".env", f"COLOUR=blue\nAIRFLOW_CONN_LIFEBOAT_KEYS={json.dumps(keys)}\n")
+    place.write("k8s/web.yaml", f"recipient: {OPERATIONS.recipient.text}\n")  # a public half
+
+    (remark,) = check_configuration(place.vault(), place.source)
+
+    assert ".env holds a private key of Lifeboat's own" in remark
+    assert OPERATIONS.text not in remark
+
+
 def test_preflight_remarks_a_path_that_is_not_there(place: Place) -> None:
     source = replace(place.source, paths=(*place.source.paths, "nginx.conf"))
 

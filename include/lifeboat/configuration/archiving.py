@@ -14,11 +14,14 @@ from typing import Any
 from lifeboat.configuration.archive import ARTIFACT, MEDIA_TYPE, write_archive
 from lifeboat.configuration.files import ConfigurationSource, Entry, FileList, list_files, read_listed, shown
 from lifeboat.errors import KeyringError, LifeboatError, RepositoryError, SourceUnavailable
-from lifeboat.keys import Keyring
+from lifeboat.keys import PRIVATE_ROLES, Keyring
 from lifeboat.outcome import lacking
 from lifeboat.readiness import look_at_vault, not_ready
 from lifeboat.snapshot import Kind, Tier, artifact_key
 from lifeboat.vault import Progress, Snapshot, SnapshotWriter, Vault
+
+LONGEST_SEARCHED = 1024**2
+"""Bytes of the largest file that is searched for private keys."""
 
 TRIES = 3
 """How often the archive is begun anew when a file has changed since it was listed."""
@@ -61,12 +64,26 @@ def check_configuration(vault: Vault, source: ConfigurationSource) -> tuple[str,
     """
     remarks, obstacles = look_at_vault(vault, source.name)
     try:
-        remarks += list_files(source).remarks
+        listed = list_files(source)
+        remarks += (*listed.remarks, *_private_keys_in(source, listed))
     except LifeboatError as error:
         obstacles.append(error)
     if obstacles:
         raise not_ready(source.name, obstacles)
     return tuple(remarks)
+
+
+def _private_keys_in(source: ConfigurationSource, listed: FileList) -> Iterator[str]:
+    """What holds the text of a private key: `keys` of a connection in an `.env` file, or a copy of the key's file."""
+    for entry in listed.files:
+        if entry.size <= LONGEST_SEARCHED:
+            text = b"".join(read_listed(source.root, entry))
+            if any(f"lifeboat:{role}:".encode() in text for role in PRIVATE_ROLES):
+                yield (
+                    f"{source.name}: {shown(entry.path)} holds a private key of Lifeboat's own, which then lies in the "
+                    "snapshots that it opens or signs. Keep it in a folder that the connection names by `keyring`, and "
+                    "a copy offline."
+                )
 
 
 def archive_configuration(

@@ -155,7 +155,10 @@ class _Trial:
             if entry.fault and entry.type is not EntryType.FOLDER:
                 continue
             count += 1
-            wrong += not _is_as_it_was(place, entry, index.hash_key, links)
+            try:
+                wrong += not _is_as_it_was(place, entry, index.hash_key, links)
+            except OSError:
+                wrong += 1
         what = count_text(count, "thing")
         found = f"all of {what}" if not wrong else f"{wrong} of {what} otherwise"
         seconds = round(time.monotonic() - began, 3)
