@@ -40,7 +40,7 @@ def within(root: Path, place: Path) -> str | None:
     with suppress(OSError):
         wanted, real = _identity(root), Path(os.path.realpath(place))
         for folder in (real, *real.parents):
-            with suppress(FileNotFoundError, NotADirectoryError):
+            with suppress(OSError):  # not there yet, or within a folder that this user may not enter
                 if _identity(folder) == wanted:
                     return str(real.relative_to(folder))
     return None

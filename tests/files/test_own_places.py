@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from lifeboat.errors import NotReady, SettingsError
 from lifeboat.files.compare import entries_in
-from lifeboat.files.ready import check_tree_ready
+from lifeboat.files.ready import check_tree, check_tree_ready
 from lifeboat.files.scan import scan
 from lifeboat.files.source import TreeSource, check_root
 from lifeboat.own_places import OwnPlace, identities
 from tests.cli.conftest import Place
 from tests.files.vaults import Tree
+from tests.other_user import as_other_user
 
 EVERYTHING = {
     "the repository first": "repository",
@@ -163,3 +166,27 @@ def test_preflight_of_the_core_names_it_too(tmp_path: Path) -> None:
 
     with pytest.raises(NotReady, match=r"Add `exclude: \['/repository/'\]` to the tree"):
         check_tree_ready(tree.vault, source)
+
+
+def test_a_place_that_this_user_may_not_enter_is_found_all_the_same() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        tree = Path(folder) / "tree"
+        (tree / "closed" / "keys").mkdir(parents=True)
+        (Path(folder) / "state").mkdir(mode=0o700)
+        for path in (Path(folder), tree):
+            path.chmod(0o755)
+        (tree / "closed").chmod(0o700 if os.geteuid() == 0 else 0)
+        state = Path(folder) / "state" / "lifeboat"
+        source = TreeSource("uploads", str(tree), state, own=own(tree / "closed" / "keys", "the keyring"))
+
+        def act() -> list[str]:
+            try:
+                check_tree(source)
+            except SettingsError as error:
+                return [error.message]
+            return ["nothing was said"]
+
+        said = as_other_user(act)
+        (tree / "closed").chmod(0o755)
+
+    assert "the keyring" in said[0]

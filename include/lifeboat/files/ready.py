@@ -18,7 +18,7 @@ def check_tree(source: TreeSource) -> None:
     """Raise what lies with the tree or with the folder for its state: `SourceError`, `SettingsError`."""
     check_root(source, None)
     folder = source.state
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - not allowed is not there
     if not os.access(existing, os.W_OK | os.X_OK):
         raise SettingsError(
             f"The state of {source.name} cannot be kept in {folder}: {existing} cannot be written to.",

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -102,8 +103,9 @@ class _Level:
     def close(self, root: Folder) -> None:
         """Let go of the folder, but for what it is: a process may not have very many open."""
         if not self.closed:
-            info = os.fstat(self.folder.fd)
-            self.closed, self.folder = (info.st_dev, info.st_ino), root
+            with suppress(OSError):  # then it stays open
+                info = os.fstat(self.folder.fd)
+                self.closed, self.folder = (info.st_dev, info.st_ino), root
 
     def open_again(self, below: Folder, root: Folder) -> Iterator[Found]:
         """Open it by what was in it, or by its path; where neither leads there, yields all left in it with a fault."""
