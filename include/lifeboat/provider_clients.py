@@ -80,8 +80,14 @@ def azure_client(connection: Connection) -> BlobServiceClient:
     """
     from azure.storage.blob import BlobServiceClient
 
+    from lifeboat.repositories.azure_faults import refuse_pages
+
     _check_type(connection, "wasb")
-    options = {**AZURE_OPTIONS, **({"api_version": version} if (version := _extra(connection, "api_version")) else {})}
+    options = {
+        **AZURE_OPTIONS,
+        "raw_response_hook": refuse_pages,
+        **({"api_version": version} if (version := _extra(connection, "api_version")) else {}),
+    }
     try:
         if text := _extra(connection, "connection_string"):
             return BlobServiceClient.from_connection_string(text, **options)

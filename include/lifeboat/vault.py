@@ -46,6 +46,7 @@ from lifeboat.packs import (
 )
 from lifeboat.record_cache import RecordCache
 from lifeboat.repositories.contract import ObjectInfo, Repository
+from lifeboat.repositories.web_words import looks_like_a_page, page_words
 from lifeboat.rewrapped import LONGEST, RewrappedKeys, artifact_of, read_rewrapped, rewrapped_prefix
 from lifeboat.sealing import seal, unseal
 from lifeboat.snapshot import (
@@ -787,17 +788,25 @@ def _read_vault_ids(members: Sequence[Member]) -> dict[str, str | LifeboatError 
     results: dict[str, str | LifeboatError | None] = {}
     for member in members:
         try:
-            record = json.loads(b"".join(member.repository.get(VAULT_KEY)))
+            data = b"".join(member.repository.get(VAULT_KEY))
+            record = json.loads(data)
             results[member.name] = str(record["vault_id"])
         except ObjectNotFound:
             results[member.name] = None
         except RepositoryError as error:
             results[member.name] = error
         except (ValueError, KeyError, TypeError):
-            results[member.name] = IntegrityError(
-                f"{VAULT_KEY} in {member.name} is damaged.", hint="Copy the one of another repository over it."
-            )
+            results[member.name] = _unreadable_id(member.name, data)
     return results
+
+
+def _unreadable_id(name: str, data: bytes) -> LifeboatError:
+    if looks_like_a_page(data):
+        return RepositoryError(
+            f"{VAULT_KEY} in {name} is a web page, {page_words(data)}.",
+            hint="Something else than the store has answered, or it was copied from a login page.",
+        )
+    return IntegrityError(f"{VAULT_KEY} in {name} is damaged.", hint="Copy the one of another repository over it.")
 
 
 def _single_id(found: Mapping[str, str | LifeboatError | None]) -> str | None:

@@ -6,6 +6,7 @@ and never what the server answered.
 
 from __future__ import annotations
 
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -51,7 +52,7 @@ def ask(
         permanent = error.code < 500 and error.code not in _LATER
         raise not_taken(name, connection, f"it answered with status {error.code}", permanent) from None
     except (OSError, HTTPException, ValueError) as error:
-        raise not_taken(name, connection, reason_of(error)) from None
+        raise not_taken(name, connection, reason_of(error), is_distrusted(error)) from None
 
 
 def headers_of(connection: Connection, scheme: str = "Bearer") -> dict[str, str]:
@@ -104,9 +105,16 @@ def not_taken(name: str, connection: Connection, reason: str, permanent: bool = 
 def reason_of(error: BaseException) -> str:
     """A reason without addresses."""
     inner = getattr(error, "reason", error)
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({inner.verify_message}); SSL_CERT_FILE can name its authority's"
     if isinstance(inner, TimeoutError):
         return "it did not answer in time"
     return (inner.strerror if isinstance(inner, OSError) else None) or type(inner).__name__
+
+
+def is_distrusted(error: BaseException) -> bool:
+    """Whether a server's certificate is not trusted, which no waiting changes."""
+    return isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from lifeboat.connections import Connection, variable_of
 from lifeboat.errors import LifeboatError, SettingsError
 from lifeboat.notify.alert import Event
-from lifeboat.notify.asking import SECONDS, ask, headers_of, not_taken, reason_of, url_of
+from lifeboat.notify.asking import SECONDS, ask, headers_of, is_distrusted, not_taken, reason_of, url_of
 from lifeboat.notify.rendering import Message
 
 
@@ -192,7 +192,7 @@ def _smtp_reason(error: Exception) -> str:
 
 
 def _permanent(error: Exception) -> bool:
-    if isinstance(error, smtplib.SMTPNotSupportedError):
+    if isinstance(error, smtplib.SMTPNotSupportedError) or is_distrusted(error):
         return True
     return isinstance(error, smtplib.SMTPResponseException) and 500 <= error.smtp_code < 600
 

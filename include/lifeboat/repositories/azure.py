@@ -16,7 +16,7 @@ from azure.core.exceptions import AzureError
 from azure.storage.blob import BlobBlock, ImmutabilityPolicy, StandardBlobTier
 
 from lifeboat.errors import ObjectArchived, ObjectExists, ObjectNotFound, RepositoryError, RepositoryUnavailable
-from lifeboat.repositories.azure_faults import code_of, from_azure, status_of
+from lifeboat.repositories.azure_faults import code_of, from_azure, refuse_pages, status_of
 from lifeboat.repositories.contract import (
     ObjectInfo,
     ThawState,
@@ -199,7 +199,7 @@ class AzureBlobRepository:
             found = self._container.list_blobs(
                 name_starts_with=f"{self._prefix}probes/",
                 results_per_page=1,
-                raw_response_hook=lambda answer: heard.append(answer.http_response.headers.get("Date")),
+                raw_response_hook=lambda answer: heard.append(_date_in(answer)),
             )
             next(iter(found), None)
         return read_http_date(heard[0]) if heard else None
@@ -348,6 +348,12 @@ class AzureBlobRepository:
             yield
         except (AzureError, OSError) as error:
             raise from_azure(error, self._cannot(verb, key), self._container.primary_hostname) from error
+
+
+def _date_in(answer: Any) -> str | None:
+    refuse_pages(answer)
+    date: str | None = answer.http_response.headers.get("Date")
+    return date
 
 
 def _info(key: str, size: int, storage_class: str | None, md5: bytes | bytearray | None) -> ObjectInfo:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
+from lifeboat.certificates import distrust
 from lifeboat.errors import (
     ObjectArchived,
     ObjectExists,
@@ -15,6 +17,7 @@ from lifeboat.errors import (
     RepositoryRefused,
     RepositoryUnavailable,
 )
+from lifeboat.repositories.web_pages import HINT, PageFromAzure, page_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,10 +33,26 @@ def from_azure(error: AzureError | OSError, tried: str, host: str) -> Repository
         fault = _BY_CODE.get(code) or _BY_STATUS.get(status) or (_UNAVAILABLE if status > 501 else _UNKNOWN)
         kind, reason, hint = fault
         return kind(f"{tried}: {reason} ({f'{code}, ' if code else ''}status {status}).", hint=hint)
+    if isinstance(error, PageFromAzure):
+        return RepositoryError(f"{tried}: {error}.", hint=HINT)
     if isinstance(error, ClientAuthenticationError):
         return RepositoryRefused(f"{tried}: the credentials cannot be used.", hint=_CREDENTIALS)
+    at = urlsplit(f"//{host}")
+    if why := distrust(error, at.hostname or host, at.port or 443):
+        return RepositoryRefused(f"{tried}: {why}.", hint=_TRUST)
     reason = f"no answer from {host}, or a dropped one ({type(error).__name__})"
     return RepositoryUnavailable(f"{tried}: {reason}.", hint=_AGAIN)
+
+
+def refuse_pages(response: Any) -> None:
+    """Raise `PageFromAzure` for a web page in place of an answer: called by the SDK with every answer."""
+    answer = response.http_response
+    if page_in(answer.status_code, answer.headers, b"", "x-ms-"):
+        try:
+            body = answer.internal_response.content[:65_536]
+        except (AttributeError, TypeError, OSError):
+            body = b""
+        raise PageFromAzure(page_in(answer.status_code, answer.headers, body, "x-ms-"))
 
 
 def status_of(error: BaseException | None) -> int:
@@ -51,6 +70,12 @@ _Fault = tuple[type[RepositoryError], str, str]
 
 _AGAIN = "Try again; if it stays so, look at the store and at the network between."
 _CREDENTIALS = "Look at the account's name, its key or token, and the clock of this host."
+
+_TRUST = (
+    "Name the file of the authority's certificate in REQUESTS_CA_BUNDLE; have one that has ended, or is of another "
+    "host, replaced."
+)
+_PAGE: _Fault = (RepositoryError, "it is sent elsewhere", HINT)
 
 _UNKNOWN: _Fault = (
     RepositoryError,
@@ -99,6 +124,9 @@ _BY_CODE: Mapping[str, _Fault] = {
 }
 
 _BY_STATUS: Mapping[int, _Fault] = {
+    302: _PAGE,
+    303: _PAGE,
+    307: _PAGE,
     401: _STRANGER,
     403: _FORBIDDEN,
     404: _MISSING,

@@ -35,7 +35,7 @@ from lifeboat.repositories.contract import (
 )
 from lifeboat.repositories.findings import Finding
 from lifeboat.repositories.parts import MIB, Part, cut, in_parallel, part_sizes
-from lifeboat.repositories.s3_faults import code_of, from_s3, status_of
+from lifeboat.repositories.s3_faults import code_of, from_s3, refuse_pages, status_of
 from lifeboat.repositories.s3_findings import examine_bucket
 from lifeboat.streams import CHUNK
 
@@ -87,6 +87,8 @@ class S3Repository:
         lock_mode: str | None = None,
     ) -> None:
         self._client = client
+        # First of all: botocore's own listener makes a passing fault of an answer that it cannot read.
+        client.meta.events.register_first("before-parse.s3.*", refuse_pages, unique_id="lifeboat-pages")
         self._lock_mode = lock_mode
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/".lstrip("/")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import (
     ClientError,
@@ -14,6 +15,7 @@ from botocore.exceptions import (
     UnauthorizedSSOTokenError,
 )
 
+from lifeboat.certificates import distrust
 from lifeboat.errors import (
     ObjectArchived,
     ObjectExists,
@@ -23,6 +25,7 @@ from lifeboat.errors import (
     RepositoryRefused,
     RepositoryUnavailable,
 )
+from lifeboat.repositories.web_pages import HINT, PageFromS3, page_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,8 +41,25 @@ def from_s3(error: Exception, tried: str, host: str) -> RepositoryError:
         return RepositoryRefused(f"{tried}: there are no credentials ({type(error).__name__}).", hint=_CREDENTIALS)
     if isinstance(error, ParamValidationError):
         return RepositoryError(f"{tried}: the request is not valid.", hint="Look at the repository's url and settings.")
+    if isinstance(error, PageFromS3):
+        return RepositoryError(f"{tried}: {error}.", hint=HINT)
+    at = urlsplit(f"//{host}")
+    if why := distrust(error, at.hostname or host, at.port or 443):
+        return RepositoryRefused(f"{tried}: {why}.", hint=_TRUST)
     reason = f"no answer from {host}, or a dropped one ({type(error).__name__})"
     return RepositoryUnavailable(f"{tried}: {reason}.", hint=_AGAIN)
+
+
+def refuse_pages(response_dict: dict[str, Any], **_: object) -> None:
+    """Raise `PageFromS3` for a web page in place of an answer: called by botocore before it reads any answer."""
+    body = response_dict["body"]
+    begins = body if isinstance(body, bytes) else b""
+    status = response_dict["status_code"]
+    page = page_in(status, response_dict["headers"], begins, "x-amz-")
+    if page and not begins and hasattr(body, "read"):
+        page = page_in(status, response_dict["headers"], body.read(65_536), "x-amz-")
+    if page:
+        raise PageFromS3(page=page)
 
 
 def status_of(error: ClientError) -> int:
@@ -71,6 +91,12 @@ _Fault = tuple[type[RepositoryError], str, str]
 _AGAIN = "Try again; if it stays so, look at the store and at the network between."
 _CREDENTIALS = "Look at the access key, the secret key and the clock of this host."
 _PERMISSIONS = "Allow these credentials to list the bucket, and to get, put and delete objects in it."
+
+_TRUST = (
+    "Name the file of the authority's certificate as `verify` in the connection's extra, or in AWS_CA_BUNDLE; "
+    "have one that has ended, or is of another host, replaced."
+)
+_PAGE: _Fault = (RepositoryError, "it is sent elsewhere", HINT)
 
 _UNKNOWN: _Fault = (RepositoryError, "the store refused", "")
 _MISSING: _Fault = (ObjectNotFound, "it is not there", "`lifeboat list` shows what is there.")
@@ -124,6 +150,9 @@ _BY_CODE: Mapping[str, _Fault] = {
 
 _BY_STATUS: Mapping[int, _Fault] = {
     301: _REGION,
+    302: _PAGE,
+    303: _PAGE,
+    307: _PAGE,
     401: _STRANGER,
     403: _FORBIDDEN,
     404: _MISSING,
