@@ -87,8 +87,7 @@ class S3Repository:
         lock_mode: str | None = None,
     ) -> None:
         self._client = client
-        # First of all: botocore's own listener makes a passing fault of an answer that it cannot read.
-        client.meta.events.register_first("before-parse.s3.*", refuse_pages, unique_id="lifeboat-pages")
+        client.meta.events.register("before-parse.s3", refuse_pages, unique_id="lifeboat-pages")
         self._lock_mode = lock_mode
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/".lstrip("/")

@@ -24,9 +24,11 @@ class PageFromAzure(OSError):
 def page_in(status: int, headers: Mapping[str, str], body: bytes, marks: str) -> str:
     """What came in place of a store's answer, whose headers begin with `marks`; empty where a store has answered.
 
-    A gateway's page of a fault of its own, from status 500 on, says only that the store cannot be reached now.
+    A gateway's page of a fault of its own, of status 502 and the like, says only that the store cannot be reached now.
+    boto3 makes a status 500 of a page that came with 200 where it wanted XML.
     """
     names = {name.lower(): value for name, value in headers.items()}
-    if status >= 500 or "html" not in names.get("content-type", "") or any(name.startswith(marks) for name in names):
+    if status > 500 or "html" not in names.get("content-type", "") or any(name.startswith(marks) for name in names):
         return ""
-    return f"a web page came, no answer of a store (status {status}, {page_words(body)})"
+    said = "" if status == 500 else f"status {status}, "
+    return f"a web page came, no answer of a store ({said}{page_words(body)})"
