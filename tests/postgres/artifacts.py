@@ -37,7 +37,13 @@ class Kept:
 
 
 def restore(
-    kept: Kept, dump: DatabaseDump, server: PostgresServer, database: str, installed: tuple[Programs, ...]
+    kept: Kept,
+    dump: DatabaseDump,
+    server: PostgresServer,
+    database: str,
+    installed: tuple[Programs, ...],
+    *,
+    all_or_nothing: bool = False,
 ) -> RestoreReport:
     """Restore what was kept into a new database."""
     return restore_database(
@@ -49,4 +55,5 @@ def restore(
         row_artifacts=[*kept.tables, "dump"],
         with_globals=True,
         installed=installed,
+        all_or_nothing=all_or_nothing,
     )

@@ -166,7 +166,7 @@ def test_a_generated_column_whose_function_fails_shows_no_row_of_the_restore(
     dump = dump_database(postgres, name, kept, installed=installed)
 
     with pytest.raises(RestoreFailed) as failed:
-        restore(kept, dump, postgres, new_name("target"), installed)
+        restore(kept, dump, postgres, new_name("target"), installed, all_or_nothing=True)
 
     told = "".join(traceback.format_exception(failed.value))
     assert SECRET not in told

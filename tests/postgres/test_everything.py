@@ -83,7 +83,7 @@ def test_the_error_of_a_restore_tells_no_password_of_a_definition(
     dump = dump_database(postgres, original, kept, installed=installed)
 
     with pytest.raises(RestoreFailed, match="CREATE USER MAPPING FOR public SERVER there") as caught:
-        restore(kept, dump, postgres, new_name("odd target"), installed)
+        restore(kept, dump, postgres, new_name("odd target"), installed, all_or_nothing=True)
 
     assert "Mapp1ng-secret" not in str(caught.value)
 
@@ -98,7 +98,7 @@ def test_the_error_of_a_restore_tells_no_rows(postgres: PostgresServer, installe
     kept.artifacts["dump"] = kept.artifacts["dump"].replace(b"Erika Musterfrau", b"Erika Mustermann")
 
     with pytest.raises(RestoreFailed, match="violates check constraint") as caught:
-        restore(kept, dump, postgres, new_name("target"), installed)
+        restore(kept, dump, postgres, new_name("target"), installed, all_or_nothing=True)
 
     assert "Erika" not in str(caught.value)
 

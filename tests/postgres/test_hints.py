@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 from lifeboat.errors import DumpFailed, LifeboatError, SourceError, SourceRefused, SourceUnavailable
-from lifeboat.postgres import dump as dumping
 from lifeboat.postgres.cluster import TemporaryCluster
 from lifeboat.postgres.connection import PostgresServer
+from lifeboat.postgres.dump_faults import dump_failed
 from lifeboat.postgres.faults import fault_of, fault_said
 from tests.fixtures_postgres import PROGRAMS
 from tests.processes import wait_until
@@ -181,7 +181,7 @@ def test_a_definition_that_a_program_quotes_says_nothing_of_the_server() -> None
 def test_a_dump_that_the_server_refuses_is_not_tried_again(
     postgres: PostgresServer, said: str, kind: type[LifeboatError]
 ) -> None:
-    failed = dumping._dump_failed(postgres, "orders", "dump")(1, said)
+    failed = dump_failed(postgres, "orders", "dump")(1, said)
 
     assert type(failed) is kind
 
