@@ -29,7 +29,8 @@ from demo.storage import ServerFailed, free_ports
 from demo.uploads import tree_contents
 from demo.webapp import PASSWORD
 from lifeboat.assembly import open_vault
-from lifeboat.connections import connections_in, read_env_file
+from lifeboat.connections import connections_in
+from lifeboat.env_file import read_env_file
 from lifeboat.errors import LifeboatError
 from lifeboat.recovery import practice
 from lifeboat.recovery.journal import incidents

@@ -34,7 +34,7 @@ import psycopg
 import redis
 
 from demo.receivables import OWNER
-from lifeboat.connections import read_env_file
+from lifeboat.env_file import read_env_file
 from lifeboat.postgres.connection import PostgresServer
 
 LOOPBACK = "127.0.0.1"

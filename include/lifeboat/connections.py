@@ -7,10 +7,8 @@ Connections"). No message of this module repeats any part of one.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -112,31 +110,6 @@ def parse_connection(conn_id: str, text: str) -> Connection:
         ) from None
 
 
-def read_env_file(file: Path) -> dict[str, str]:
-    """The variables set in a `.env` file: `KEY=value` lines, with quotes, `export` and comments.
-
-    In single quotes all is literal; in double quotes `\\n`, `\\t`, `\\"`, `\\\\` and `\\$` are escapes; elsewhere ` #`
-    begins a comment. Raises `SettingsError` naming the line, and never its text.
-    """
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(f"{file} cannot be read: {reason}.", hint="Name another with `--env-file`.") from None
-    variables = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        found = _ENV_LINE.fullmatch(line)
-        if found is None:
-            raise SettingsError(
-                f"{file}:{number} is not of the form KEY=value.",
-                hint="Put quotes around a value with spaces or quotes in it, and close them on the same line.",
-            )
-        variables[found["key"]] = _env_value(found)
-    return variables
-
-
 class _Malformed(ValueError):
     """Says what is wrong with a connection, without any part of it."""
 
@@ -215,19 +188,4 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-def _env_value(found: re.Match[str]) -> str:
-    if found["single"] is not None:
-        return found["single"]
-    if found["double"] is not None:
-        return re.sub(r"\\([nt\"\\$])", lambda escape: _ESCAPES.get(escape[1], escape[1]), found["double"])
-    return found["plain"].rstrip()
-
-
 _JSON_KEYS = ("conn_type", "description", "host", "login", "password", "schema", "port", "extra")
-_ESCAPES = {"n": "\n", "t": "\t"}
-_ENV_LINE = re.compile(
-    r"""\s*(?:export\s+)?(?P<key>[A-Za-z_][A-Za-z0-9_.-]*)\s*=\s*
-    (?:'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|(?P<plain>(?!['"])(?:[^#]|(?<!\s)\#)*))
-    \s*(?:(?<=\s)\#.*)?""",
-    re.VERBOSE,
-)

@@ -129,7 +129,7 @@ def test_the_environment_comes_before_the_env_file(
 
 
 def test_a_malformed_env_file_is_named_by_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / ".env").write_text("GOOD=1\nhunter2\n")
+    (folder / ".env").write_text("GOOD=1\nAIRFLOW_CONN_A='hunter2\n")
 
     assert ends("list") == 3
 

@@ -9,7 +9,8 @@ import pytest
 
 from lifeboat.assembly import open_vault
 from lifeboat.attestation import Verdict, attest
-from lifeboat.connections import connections_in, read_env_file
+from lifeboat.connections import connections_in
+from lifeboat.env_file import read_env_file
 from lifeboat.settings import load_platform
 from lifeboat.snapshot import Kind, Tier
 from lifeboat.vault import Snapshot, Vault

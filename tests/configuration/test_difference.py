@@ -44,6 +44,8 @@ def test_the_same_is_no_difference() -> None:
     ("path", "old", "new", "expected"),
     [
         (".env", "A=1\nB=2\n", "A=1\nB=3\nC=on\n", ["~ .env: 2 values", "    ~ B: 2 → 3", "    + C = on"]),
+        (".env", "KEY='a\nb=c'\n", "KEY='a\nd=e'\n", ["~ .env: 1 value", "    ~ KEY: (hidden) changed"]),
+        (".env", "\ufeffA=1\n", "\ufeffA=2\n", ["~ .env: 1 value", "    ~ A: 1 → 2"]),
         ("x/prod.env", "A=1\n", "", ["~ x/prod.env: 1 value", "    - A = 1"]),
         (".env", "DB_PASSWORD=a\n", "DB_PASSWORD=b\n", ["~ .env: 1 value", "    ~ DB_PASSWORD: (hidden) changed"]),
         (
@@ -163,6 +165,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a.json", "[" * 100_000),
         ("a.json", "\udcff"),
         (".env", "-----BEGIN KEY-----\nabcd=\n"),
+        (".env", 'KEY="begun\nabcd=never ended\n'),
         ("a.ini", "a line\n"),
         ("a.toml", "a = \n"),
         ("a.properties", "\x00"),

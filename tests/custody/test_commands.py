@@ -11,7 +11,8 @@ import pytest
 from demo.storage import S3Server, free_ports
 from lifeboat.assembly import open_vault
 from lifeboat.cli.thaw_command import _look_again
-from lifeboat.connections import connections_in, read_env_file
+from lifeboat.connections import connections_in
+from lifeboat.env_file import read_env_file
 from lifeboat.errors import ObjectNotFound
 from lifeboat.keys import Identity, Keyring, write_key
 from lifeboat.repositories.memory import MemoryRepository

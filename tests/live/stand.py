@@ -19,7 +19,8 @@ import pytest
 from demo.receivables import load_receivables
 from demo.stand import DATABASE, NOTIFY, ROOT, Airflow, Platform, airflow, component, platform
 from lifeboat.assembly import open_vault
-from lifeboat.connections import connections_in, read_env_file
+from lifeboat.connections import connections_in
+from lifeboat.env_file import read_env_file
 from lifeboat.settings import load_platform
 from lifeboat.vault import Vault
 from tests.processes import kill_with_descendants

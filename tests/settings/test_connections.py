@@ -12,9 +12,9 @@ import pytest
 from lifeboat.connections import (
     connections_in,
     parse_connection,
-    read_env_file,
     require_connection,
 )
+from lifeboat.env_file import read_env_file
 from lifeboat.errors import SettingsError
 
 INCLUDE = str(Path(__file__).parents[2] / "include")
@@ -202,18 +202,65 @@ def test_an_env_file_is_read_like_a_shell_would(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["hunter2", "A='hunter2", 'A="hunter2', "A='x' hunter2", "A B=hunter2", "=hunter2"],
-    ids=["no equals", "open single", "open double", "text behind quotes", "space in key", "no key"],
+    ["A='hunter2", 'A="hunter2', "A='x' hunter2", "A B=hunter2", "A=${B:?hunter2}"],
+    ids=["open single", "open double", "text behind quotes", "space in key", "what must be set"],
 )
-def test_a_bad_line_of_an_env_file_is_refused_by_number_without_its_text(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize("name", ["AIRFLOW_CONN_A", "LIFEBOAT_A"])
+def test_a_bad_line_of_ours_in_an_env_file_is_refused_by_number_without_its_text(
+    name: str, tmp_path: Path, line: str
+) -> None:
     file = tmp_path / ".env"
-    file.write_text(f"GOOD=1\n\n{line}\n")
+    file.write_text(f"GOOD=1\n\n{name}{line[1:]}\n")
 
     with pytest.raises(SettingsError) as caught:
         read_env_file(file)
 
     assert f"{file}:3 " in caught.value.message
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["hunter2", "A='it", 'A="it', "A='x' y", "A B=c", "=x", "export", "export B", "A=${B", "<<<<<<< HEAD", "- a: b"],
+)
+def test_a_line_that_is_not_ours_never_keeps_a_connection_from_being_read(tmp_path: Path, line: str) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"{line}\nAIRFLOW_CONN_A='x'\n{line}\nAIRFLOW_CONN_B=\"y\"\n{line}")
+
+    found = read_env_file(file, {})
+
+    assert (found["AIRFLOW_CONN_A"], found["AIRFLOW_CONN_B"]) == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("\ufeffA=1", "1"),
+        ('A="one\n# two\nB=3"', "one\n# two\nB=3"),
+        ('A=\'{"a": 1,\r\n "b": "$X"}\'\r\n', '{"a": 1,\n "b": "$X"}'),
+        ("A: yes", "yes"),
+        ("A='it\\'s'", "it's"),
+        ("A='C:\\'", "C:\\"),
+        ("A=${X}-${Y}", "x-"),
+        ("A=$X", "x"),
+        ("A=pa$w0rd$", "pa$w0rd$"),
+        ("A=pa$$word", "pa$$word"),
+        ('A="${Y:-d e}"', "d e"),
+        ("A=${Y-${X}}", "x"),
+        ("A=${X:+set}${Y+not}", "set"),
+        ("A=${EMPTY-kept}${EMPTY:-filled}", "filled"),
+        ('A="\\${X}"', "${X}"),
+        ("A='${X}'", "${X}"),
+        ('A={"a": {"b": 1}}', '{"a": {"b": 1}}'),
+        ("Z=z\nA=${Z}", "z"),
+        ("X=file\nA=${X}", "x"),
+    ],
+)
+def test_an_env_file_means_what_it_means_to_docker_compose(tmp_path: Path, text: str, value: str) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(text.encode())
+
+    assert read_env_file(file, {"X": "x", "EMPTY": ""})["A"] == value
 
 
 def test_an_env_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import typer
 from lifeboat.assembly import database_source, open_vault, postgres_server
 from lifeboat.choosing import about_dates, choose_snapshot
 from lifeboat.cli.output import remark
-from lifeboat.connections import Lookup, connections_in, read_env_file, require_connection
+from lifeboat.connections import Lookup, connections_in, require_connection
+from lifeboat.env_file import read_env_file
 from lifeboat.errors import SettingsError
 from lifeboat.moment import read_moment
 from lifeboat.postgres.programs import Programs, extra_folders, find_programs

@@ -196,11 +196,13 @@ def _parser_of(path: str) -> Callable[[bytes], Any] | None:
 
 def _read_env(data: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
-    text = data.decode()
+    text = data.decode("utf-8-sig")
     for match in _ENV_LINE.finditer(text):
         value = match[2].strip()
         if value[:1] in "'\"" and value:
-            value = value[1:-1] if value[-1:] == value[:1] and len(value) > 1 else value
+            if value[-1:] != value[:1] or len(value) == 1:
+                raise ValueError("a quote is never closed")  # then the next line may be the rest of a secret
+            value = value[1:-1]
         found[match[1]] = value
     if any(line.strip() and not line.strip().startswith("#") for line in _ENV_LINE.sub("", text).splitlines()):
         raise ValueError("there are lines that assign nothing")  # then what looks like a name may be part of a secret
