@@ -335,15 +335,18 @@ def postgres_server(connection: Connection) -> PostgresServer:
             f"{variable} asks for an IAM token, which only Airflow gets by itself.",
             hint="Give a user with a password for use without Airflow.",
         )
-    unknown = connection.extra.keys() - _libpq_options() - _AIRFLOW_OPTIONS
+    unknown = connection.extra.keys() - _libpq_options() - _AIRFLOW_OPTIONS - {_MAINTENANCE}
     if unknown:
         raise SettingsError(
             f"{variable} has options that PostgreSQL does not know: {', '.join(sorted(unknown))}.",
             hint="They are libpq's connection parameters, such as sslmode.",
         )
-    options = {name: str(value) for name, value in connection.extra.items() if name not in _AIRFLOW_OPTIONS}
+    options = {
+        name: str(value) for name, value in connection.extra.items() if name not in _AIRFLOW_OPTIONS | {_MAINTENANCE}
+    }
+    maintenance = str(connection.extra.get(_MAINTENANCE) or "postgres")
     return PostgresServer(
-        connection.host, connection.port or 5432, connection.login, connection.password or "", options
+        connection.host, connection.port or 5432, connection.login, connection.password or "", options, maintenance
     )
 
 
@@ -426,6 +429,9 @@ _KEYRING_HINT = (
 _REDIS_OPTIONS = frozenset(
     {"db", "ssl", "ssl_cert_reqs", "ssl_ca_certs", "ssl_keyfile", "ssl_certfile", "ssl_check_hostname"}
 )
+
+# Where to log in for what is of the server as a whole; no parameter of libpq's.
+_MAINTENANCE = "maintenance_database"
 
 # What Airflow's PostgreSQL hook keeps for itself of a connection's extra.
 _AIRFLOW_OPTIONS = frozenset(

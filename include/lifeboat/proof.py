@@ -288,7 +288,7 @@ class _Trial:
     def _require_alive(self, target: PostgresServer) -> None:
         """Raise `SourceUnavailable` when the server has ended: that says nothing of the snapshot."""
         try:
-            with target.connect("postgres"):
+            with target.administer():
                 return
         except SourceError as error:
             what = "scratch server" if self.server is None else f"server {target}"
@@ -407,7 +407,7 @@ def _refuse_misuse(snapshot: Snapshot, server: PostgresServer | None, keep: bool
 
 def _check_fits(server: PostgresServer, evidence: Evidence) -> None:
     """Raise `NotReady` when a server is too old for a database, or has not got its extensions."""
-    with server.connect("postgres") as connection:
+    with server.administer() as connection:
         major = connection.info.server_version // 10000
         there = {name for (name,) in connection.execute("SELECT name FROM pg_available_extensions")}
         icu = connection.execute("SELECT FROM pg_collation WHERE collprovider = 'i'").fetchone() is not None
@@ -437,10 +437,10 @@ def _check_room(base: Path, size: int) -> None:
 
 
 def _version(server: PostgresServer) -> str:
-    with server.connect("postgres") as connection:
+    with server.administer() as connection:
         return str(connection.info.parameter_status("server_version"))
 
 
 def _drop(server: PostgresServer, database: str) -> None:
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))

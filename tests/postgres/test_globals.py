@@ -116,7 +116,12 @@ def test_roles_of_any_name_come_back_with_password_settings_comment_and_membersh
     assert dump.role_passwords
     assert [row for row in found if row[0] != "existing"] == expected
     assert [row for row in found if row[0] == "existing"] == kept_as_it_is
-    assert set(report.notes) == {f"The role {name} was created." for name in ODD_NAMES}
+    assert set(report.notes) == {
+        *(f"The role {name} was created." for name in ODD_NAMES),
+        "The role postgres is not as it was on the source: it has another password.",
+        "The role existing is not as it was on the source: it has another password, has the connection limit 3, not "
+        "-1, is not a member of it's.",
+    }
 
 
 def test_a_tablespace_that_is_missing_does_not_stop_a_restore(

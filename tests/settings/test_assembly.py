@@ -189,6 +189,16 @@ def test_what_airflow_keeps_for_itself_in_a_connection_is_left_to_it() -> None:
     assert server.options == {"sslmode": "require", "connect_timeout": "7"}
 
 
+def test_a_connection_names_the_database_to_log_in_to_for_what_is_of_the_whole_server() -> None:
+    uri = "postgres://user@host/d?sslmode=require&maintenance_database=defaultdb"
+
+    server = postgres_server(parse_connection("platform_db", uri))
+
+    assert server.maintenance == "defaultdb"
+    assert server.options == {"sslmode": "require"}
+    assert postgres_server(parse_connection("platform_db", "postgres://user@host/d")).maintenance == "postgres"
+
+
 def test_one_database_by_two_connections_is_remarked(tmp_path: Path) -> None:
     file = tmp_path / "platform.yaml"
     more = "    - {name: ledger, connection: other_db}\n    - {name: odd, connection: other_db, database: odd}\n"

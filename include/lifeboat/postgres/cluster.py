@@ -179,7 +179,7 @@ class TemporaryCluster:
     def _wait_until_it_answers(self, lives: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and lives():
-            with contextlib.suppress(SourceUnavailable), self.server.connect("postgres"):
+            with contextlib.suppress(SourceUnavailable), self.server.administer():
                 return
             time.sleep(0.05)
         raise SourceUnavailable(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,20 +12,25 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from lifeboat.postgres.faults import errors_explained
+from lifeboat.errors import SourceRefused
+from lifeboat.postgres.faults import errors_explained, is_of_the_database
 
 Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """Where a server is and as whom to log in. `options` are further libpq parameters, such as `sslmode`."""
+    """Where a server is and as whom to log in. `options` are further libpq parameters, such as `sslmode`.
+
+    `maintenance` is the database to log in to for what is of the server as a whole.
+    """
 
     host: str
     port: int = 5432
     user: str = "postgres"
     password: str = field(default="", repr=False)
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    maintenance: str = "postgres"
 
     def __str__(self) -> str:
         return f"{self.user}@{self.host}:{self.port}"
@@ -46,6 +51,25 @@ class PostgresServer:
             }
             with psycopg.connect(autocommit=autocommit, dbname=database, **parameters) as connection:
                 yield connection
+
+    @contextmanager
+    def administer(self, *, autocommit: bool = True) -> Iterator[Connection]:
+        """A connection for what is of the server as a whole: to `maintenance` or, where that lets us not in, to
+        `template1`, which every server has."""
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self.connect(self.maintenance, autocommit=autocommit))
+            except SourceRefused as error:
+                if not is_of_the_database(error):
+                    raise
+                try:
+                    connection = stack.enter_context(self.connect("template1", autocommit=autocommit))
+                except SourceRefused as other:
+                    raise SourceRefused(
+                        f"{error.message} Nor is it possible through template1: {other.message}",
+                        hint="Give the connection an extra `maintenance_database`: one that this user may log in to.",
+                    ) from other
+            yield connection
 
     def child_environment(self, **settings: str) -> dict[str, str]:
         """The environment of a client program: our own, plus how to reach the server, plus session settings.

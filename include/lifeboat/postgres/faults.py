@@ -73,6 +73,13 @@ def fault_of(error: psycopg.Error) -> Fault | None:
     return _of_login(str(error)) or SILENT
 
 
+def is_of_the_database(error: LifeboatError) -> bool:
+    """Whether another database of the same server may let us in."""
+    cause = error.__cause__
+    fault = fault_of(cause) if isinstance(cause, psycopg.Error) else None
+    return fault in (_NO_DATABASE, _FAULTS["CLOSED"], _FAULTS["42501"])
+
+
 def fault_said(said: str) -> Fault | None:
     """What the words of a client program mean; None for what means nothing in particular. Definitions say nothing."""
     code = _code_in(re.sub(r"Command was: .*?(?=\npg_\w+: |\Z)", "", discreet(said), flags=re.DOTALL))
@@ -178,8 +185,8 @@ _WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, code in (
         (r"password authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects", "28000"),
         (r"\w+ authentication failed for user|role \".*\" is not permitted to log in", "28000"),
-        (r"FATAL:  role \".*\" does not exist|authentication method requirement", "28000"),
-        (r"FATAL:  database \".*\" does not exist", "3D000"),
+        (r"FATAL: +role \".*\" does not exist|authentication method requirement", "28000"),
+        (r"FATAL: +database \".*\" does not exist", "3D000"),
         (r"is not currently accepting connections", "CLOSED"),
         (
             r"too many connections for|too many clients already|remaining connection slots|too many .*connections",
@@ -199,7 +206,7 @@ _WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"because of crash of another server process", "57P02"),
         (r"deadlock detected", "40P01"),
         (r"in a read-only transaction|during recovery", "25006"),
-        (r"(?:ERROR|FATAL):  (?:permission denied|must be )|query would be affected by row-level", "42501"),
+        (r"(?:ERROR|FATAL): +(?:permission denied|must be )|query would be affected by row-level", "42501"),
         (r"invalid page in block|could not read block|invalid (?:primary|secondary) checkpoint", "XX001"),
         (r"session is (?:not )?read-only|server is (?:not )?in hot standby", "OTHER"),
         (r"does not support SSL|certificate verify failed|SSL error|root certificate", "TLS"),

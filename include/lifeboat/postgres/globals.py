@@ -28,7 +28,7 @@ def statements_for(script: str, roles: Sequence[str]) -> Iterator[str]:
     for statement in split_statements(script):
         granted = _GRANTED.match(statement)
         found = _CREATED.match(statement) or _ALTERED.match(statement) or granted
-        if found and _name(found[1]) in roles:
+        if found and name_of(found[1]) in roles:
             # Who granted a membership may not exist here, and is of no consequence.
             yield _GRANTOR.sub("", statement) if granted else statement
 
@@ -62,9 +62,10 @@ _TOKENS = re.compile(
 
 def _missing(pattern: re.Pattern[str], script: str, existing: Collection[str]) -> tuple[str, ...]:
     found = (pattern.match(statement) for statement in split_statements(script))
-    names = (_name(match[1]) for match in found if match)
+    names = (name_of(match[1]) for match in found if match)
     return tuple(name for name in names if name not in existing)
 
 
-def _name(token: str) -> str:
+def name_of(token: str) -> str:
+    """A name of the script, without its quotes."""
     return token[1:-1].replace('""', '"') if token.startswith('"') else token

@@ -37,14 +37,16 @@ from lifeboat.postgres.contents import (
 from lifeboat.postgres.evidence import DatabaseProperties, Evidence
 from lifeboat.postgres.extensions import lost_contents
 from lifeboat.postgres.faults import fault_said, words_of
-from lifeboat.postgres.globals import missing_roles, missing_tablespaces, statements_for
+from lifeboat.postgres.globals import missing_tablespaces
+from lifeboat.postgres.making import make_database, refuse_unable
 from lifeboat.postgres.programs import Programs, programs_for_restore
 from lifeboat.postgres.rebuilding import ROWS, Heard, Item, NotRebuilt, Rebuilding, rows_listed
 from lifeboat.postgres.remarks import unlogged_note
+from lifeboat.postgres.roles import restore_roles
 from lifeboat.postgres.room import ROOM, free_bytes
 from lifeboat.postgres.selection import Selection
 from lifeboat.postgres.subscriptions import subscriptions_of
-from lifeboat.postgres.unfinished import mark_finished, mark_unfinished, remove_database, remove_unfinished
+from lifeboat.postgres.unfinished import mark_finished, remove_database, remove_unfinished
 from lifeboat.progress import PhaseClock, Report, size_text
 
 OpenArtifact = Callable[[str], Iterator[bytes]]
@@ -100,15 +102,16 @@ def restore_database(
     """
     children, jobs = children or Children(), jobs or os.cpu_count() or 1
     clock, selection = PhaseClock(report), selection or Selection()
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         target_major = admin.info.server_version // 10000
         programs = _fitting_programs(server, evidence, dump_major, target_major, installed)
         remove_unfinished(admin, server, database, report or (lambda _: None))
+        refuse_unable(admin, server)
         if not selection.tables:
             _refuse_unfit(admin, server, evidence, selection)
         with clock.phase("roles"):
             script = b"".join(open_artifact("globals")).decode() if with_globals else ""
-            notes = _create_missing_roles(admin, script)
+            notes = restore_roles(admin, server, script, evidence.database.owner)
         lost = missing_tablespaces(script, [name for (name,) in admin.execute("SELECT spcname FROM pg_tablespace")])
         notes += tuple(f"The tablespace {name} is not on {server}; everything is in the default one." for name in lost)
         settings = _session_settings(admin, jobs)
@@ -116,9 +119,9 @@ def restore_database(
             server, database, programs, target_major, children, open_artifact, jobs, not lost, settings, all_or_nothing
         )
         with clock.phase("database"):
-            oid = _create_database(admin, server, database, evidence.database)
+            oid, remarks = make_database(admin, server, database, evidence.database, report or (lambda _: None))
+            notes += remarks
         try:
-            notes += mark_unfinished(admin, database, oid)
             with memory_file() as head:
                 part, built = None, frozenset[int]()
                 with clock.phase("definitions"):
@@ -181,7 +184,7 @@ def restore_database(
 @contextmanager
 def removed_on_failure(server: PostgresServer, database: str) -> Iterator[None]:
     """Remove a database that was restored here when what follows fails; only that very one."""
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         oid = _oid(admin, database)
     try:
         yield
@@ -194,7 +197,7 @@ def removed_on_failure(server: PostgresServer, database: str) -> Iterator[None]:
 def temporary(server: PostgresServer, database: str) -> Iterator[None]:
     """Remove a database that was restored here at the end; only that very one."""
     with removed_on_failure(server, database):
-        with server.connect("postgres") as admin:
+        with server.administer() as admin:
             oid = _oid(admin, database)
         yield
     remove_database(server, database, oid)
@@ -542,37 +545,6 @@ def _refuse_unfit(admin: Connection, server: PostgresServer, evidence: Evidence,
             f"The database cannot be restored on {server}:" + "".join(f"\n- {obstacle}" for obstacle in obstacles),
             hint="Nothing was touched. Install what is missing, make room, or restore to another server.",
         )
-
-
-def _create_missing_roles(admin: Connection, script: str) -> tuple[str, ...]:
-    existing = {name for (name,) in admin.execute("SELECT rolname FROM pg_roles")}
-    missing = missing_roles(script, existing)
-    for statement in statements_for(script, missing):
-        admin.execute(statement.encode())
-    return tuple(f"The role {role} was created." for role in missing)
-
-
-def _create_database(admin: Connection, server: PostgresServer, database: str, was: DatabaseProperties) -> int:
-    """Make the database as the source was, and return its oid."""
-    parts = [
-        sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
-            sql.Identifier(database),
-            sql.Identifier(was.owner),
-            *map(sql.Literal, (was.encoding, was.collate, was.ctype)),
-        )
-    ]
-    if was.locale_provider == "i":
-        parts.append(sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(was.locale)))
-    elif was.locale_provider == "b":
-        parts.append(sql.SQL("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(was.locale)))
-    try:
-        admin.execute(sql.SQL(" ").join(parts))
-    except psycopg.Error as error:
-        raise RestoreFailed(
-            f"{server} cannot make {database!r} as the source was: {error}",
-            hint="The owner, the encoding or the locale is missing there; create the role or install the locale.",
-        ) from error
-    return _oid(admin, database)
 
 
 def _oid(admin: Connection, database: str) -> int:

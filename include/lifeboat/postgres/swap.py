@@ -133,7 +133,7 @@ def check_target(
     With `other_server` it may be another one. With `added_to` it is only to get a new schema. With `may_be_absent`, one
     that is not there can be made. Raises `NotReady` with every obstacle at once.
     """
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         absent = may_be_absent and _oid(admin, live) is None
         obstacles = [*(_obstacles_to_make(admin, server) if absent else _obstacles(admin, server, live, added_to))]
         here = read_system_identifier(admin)
@@ -164,13 +164,13 @@ def check_target(
 
 def visitors(server: PostgresServer, *databases: str) -> tuple[Visitor, ...]:
     """Who is connected to these databases now, other than PostgreSQL's own workers."""
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         return _visitors(admin, [oid for oid in (_oid(admin, name) for name in databases) if oid is not None])
 
 
 def kept_databases(server: PostgresServer, live: str) -> tuple[KeptDatabase, ...]:
     """The databases that restores in place have left beside `live`, newest first."""
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         rows = admin.execute(
             "SELECT datname, CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) END"
             "  FROM pg_database"
@@ -191,7 +191,7 @@ def swap(
     Subscriptions of `live` are switched off, and on again when it comes back, or when this fails.
     Raises `RestoreFailed` when somebody cannot be ended or the server forbids; then nothing has changed.
     """
-    with telling_of_locks(server, "postgres", report), server.connect("postgres") as admin:
+    with telling_of_locks(server, server.maintenance, report), server.administer() as admin:
         kept = _free_name(admin, live, Standing.BEFORE, now)
         old, new = _required_oid(admin, server, live), _required_oid(admin, server, replacement)
         _refuse_prepared(admin, server, live)
@@ -205,7 +205,7 @@ def swap(
                 ended = _rename_apart(server, admin, (old, new), statements)
             except LifeboatError:
                 # The connection may have been lost just after the end of the transaction.
-                with server.connect("postgres") as again:
+                with server.administer() as again:
                     if _oid(again, live) != new:
                         raise
                 ended = ()
@@ -217,7 +217,7 @@ def place(
     server: PostgresServer, live: str, replacement: str, *, now: datetime, report: Report | None = None
 ) -> Swapped:
     """Put `replacement` in the place of `live`, as `swap` does; where there is no `live`, it only gets that name."""
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         if _oid(admin, live) is None:
             new = _required_oid(admin, server, replacement)
             for visitor in _visitors(admin, [new]):
@@ -259,7 +259,7 @@ def check_kept(server: PostgresServer, live: str, kept: str, *, although_incompl
             f"{kept!r} was being restored when that was cut short; it is not whole.",
             hint=f"`lifeboat release` removes it. Restore again; {live!r} is untouched.",
         )
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         _required_oid(admin, server, live)
         _required_oid(admin, server, kept)
         _refuse_prepared(admin, server, live)
@@ -270,7 +270,7 @@ def make_ready(server: PostgresServer, live: str, beside: str, *, now: datetime,
 
     One that is not `whole` lacks objects that could not be rebuilt.
     """
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         ready = _free_name(admin, live, Standing.READY if whole else Standing.PARTLY, now)
         _rename_apart(server, admin, (_required_oid(admin, server, beside),), [_rename(beside, ready)])
     return ready
@@ -288,7 +288,7 @@ def release(server: PostgresServer, live: str, kept: str, *, drop_it: str) -> tu
             f"{kept!r} was not dropped: that was not confirmed with its name.",
             hint="Give the name once more as the confirmation. What is dropped can only be restored from a snapshot.",
         )
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         oid = _required_oid(admin, server, kept)
         if on := [subscription.name for subscription in subscriptions_of(admin, kept) if subscription.enabled]:
             raise RestoreFailed(
@@ -324,7 +324,7 @@ def _subscriptions_off(
     try:
         yield switch_off(admin, server, live)
     except BaseException:
-        with server.connect("postgres") as again:
+        with server.administer() as again:
             if _oid(again, live) == old:
                 switch_on_again(again, server, live)
         raise
@@ -335,7 +335,7 @@ def _subscriptions_after(server: PostgresServer, live: str, kept: str, off: Sequ
 
     Not where the other has taken from the same slot meanwhile: what it took would be missing without a word.
     """
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         on, held = switch_on_again(admin, server, live, but=off)
         return tuple(notes_on_subscriptions(admin, live, kept, off=off, on=on, held=held))
 
@@ -350,7 +350,7 @@ def _rename_apart(
     ended: dict[int, Visitor] = {}
     deadline = time.monotonic() + PATIENCE
     while True:
-        with server.connect("postgres", autocommit=False) as renaming, ThreadPoolExecutor(1, "rename") as pool:
+        with server.administer(autocommit=False) as renaming, ThreadPoolExecutor(1, "rename") as pool:
             try:
                 work = pool.submit(_run, renaming, statements)
                 while not work.done():
@@ -498,13 +498,13 @@ def _standing(live: str, kept: str) -> Standing:
 
 def oids_of(server: PostgresServer) -> dict[str, int]:
     """The databases of a server: by name, what stays the same when one is renamed."""
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         return {name: int(oid) for name, oid in admin.execute("SELECT datname, oid::bigint FROM pg_database")}
 
 
 def free_name(server: PostgresServer, live: str, standing: Standing, now: datetime) -> str:
     """A dated name that no database of the server has: a second later for each taken within the same second."""
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         return _free_name(admin, live, standing, now)
 
 

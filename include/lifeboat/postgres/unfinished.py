@@ -1,9 +1,10 @@
 """Databases that are being restored say so, and one whose restore was killed is known for certain and can be removed.
 
 While a restore runs, its database has a comment with the database's own oid, and the restore's session holds an
-advisory lock on that oid in the database `postgres`, which the server lets go when the session ends, however it ends.
-So what has the comment and no lock is what a killed restore has left. A copy, or one restored by other means, has
-another oid; and whoever wants to keep it changes the comment.
+advisory lock on that oid in the database it administers from, which the server lets go when the session ends, however
+it ends. So what has the comment and no lock is what a killed restore has left. A copy, or one restored by other means,
+has another oid; and whoever wants to keep it changes the comment. What has no comment yet has a name of ours, as
+`making` says.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lifeboat.progress import Report
 
 
 def mark_unfinished(admin: Connection, database: str, oid: int) -> tuple[str, ...]:
-    """Mark a database that was just made, for as long as this connection to `postgres` lasts; remarks."""
+    """Mark a database that was just made, for as long as this connection lasts; remarks."""
     admin.execute("SELECT pg_advisory_lock(%s)", [_lock(oid)])
     try:
         _comment(admin, database, _mark(oid))
@@ -34,7 +35,7 @@ def mark_unfinished(admin: Connection, database: str, oid: int) -> tuple[str, ..
 
 def mark_finished(server: PostgresServer, database: str, oid: int, comment: str | None) -> tuple[str, ...]:
     """Give a restored database the comment that the source had, or none, instead of the mark; remarks."""
-    with server.connect("postgres") as admin:
+    with server.administer() as admin:
         marked = _comment_of(admin, database) == (oid, _mark(oid))
         try:
             if marked or comment is not None:
@@ -85,7 +86,7 @@ def name_beside(server: PostgresServer, live: str, now: datetime, tell: Report) 
     where that is known for certain and nobody is connected to it."""
     for kept in kept_databases(server, live):
         if kept.standing is Standing.BESIDE:
-            with suppress(RestoreFailed), server.connect("postgres") as admin:
+            with suppress(RestoreFailed), server.administer() as admin:
                 remove_unfinished(admin, server, kept.name, tell)
     return free_name(server, live, Standing.BESIDE, now)
 
@@ -94,7 +95,7 @@ def remove_database(server: PostgresServer, database: str, oid: int) -> None:
     """Drop the database a failed restore has made; only that very one, whatever its name is by now."""
     name = sql.Identifier(database)
     try:
-        with server.connect("postgres") as admin:
+        with server.administer() as admin:
             mine = admin.execute("SELECT FROM pg_database WHERE oid = %s AND datname = %s", [oid, database]).fetchone()
             if mine is not None:
                 forget_subscriptions(admin, server, database)
@@ -114,7 +115,7 @@ def _mark(oid: int) -> str:
 
 
 def _lock(oid: int) -> int:
-    """Locks are shared by everybody who uses the database `postgres`; this part of their numbers is ours."""
+    """Locks are shared by everybody who uses that database; this part of their numbers is ours."""
     return (0x4C696665 << 32) | oid
 
 

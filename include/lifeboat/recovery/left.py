@@ -92,7 +92,7 @@ def _held(connection: Connection, server: PostgresServer, place: str) -> Left:
 def _ask_the_server(target: DatabaseSource, place: str, error: LifeboatError) -> Left:
     """What the server says of a database that does not let us in."""
     try:
-        with target.server.connect("postgres") as admin:
+        with target.server.administer() as admin:
             identity = _identity(admin, target.server)
             there = admin.execute("SELECT FROM pg_database WHERE datname = %s", [target.database]).fetchone()
             if there is None:

@@ -349,7 +349,7 @@ def _lacking_on_servers(case: Case, assessment: Assessment) -> Iterator[str]:
         servers[where] = server
         needed[where] = needed.get(where, 0) + int(evidence.size * ROOM)
     for where, size in needed.items():
-        with servers[where].connect("postgres") as admin:
+        with servers[where].administer() as admin:
             free = free_bytes(admin, servers[where])
         if free is None:
             case.means.report(f"The room on {servers[where]} cannot be seen from here; {size_text(size)} are needed.")
