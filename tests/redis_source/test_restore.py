@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
-from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, SettingsError
+from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, SettingsError, SourceRefused
 from lifeboat.redis_source.backup import RedisSource, back_up_redis
+from lifeboat.redis_source.connection import ACL_RULE_TO_RESTORE
 from lifeboat.redis_source.restore import FLAG, restore_redis
 from lifeboat.vault import Snapshot, Vault
 from tests.fixtures_redis import PROGRAMS, VERSIONS, RedisServers, Running, contents, fill, same
@@ -172,3 +174,27 @@ def test_keys_whose_time_is_over_stay_away(redis_servers: RedisServers, vault: V
     with target.client() as client:
         assert client.keys() == [b"stays"]
     assert json.dumps(report.seconds)
+
+
+@pytest.mark.parametrize("version", ["redis-6.2", "redis-8.2", "valkey-9.1"])
+def test_a_user_who_may_not_restore_is_told_the_rights_of_a_restore_and_they_are_enough(
+    version: str, redis_servers: RedisServers, vault: Vault
+) -> None:
+    source, target = redis_servers.start(version), redis_servers.start(version)
+    with source.client() as client:
+        client.mset({"k1": "a", "other": "b"})
+    snapshot = back_up(vault, source)
+    rule = ACL_RULE_TO_RESTORE.replace("<user>", "less").replace("<password>", "secret")
+    user = replace(target.server, user="less", password="secret")
+
+    for less in (rule.replace(" ~* ", " ~k1* "), rule.replace(" +@write", ""), rule.replace(" +info", "")):
+        with target.client() as client:
+            client.execute_command("ACL", "DELUSER", "less")
+            client.execute_command(*less.split())
+        with pytest.raises(SourceRefused) as refused:
+            restore_redis(vault, snapshot, user, installed=PROGRAMS)
+        assert ACL_RULE_TO_RESTORE in refused.value.hint
+
+    with target.client() as client:
+        client.execute_command(*rule.split())
+    assert restore_redis(vault, snapshot, user, installed=PROGRAMS).restored == 2

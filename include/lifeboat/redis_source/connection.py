@@ -25,6 +25,9 @@ SILENCE_SECONDS = 120
 ACL_RULE = "ACL SETUSER <user> on ><password> +ping +info +replconf +psync"
 """What a user needs to back up. It needs no keys, but whoever may do this reads all of them."""
 
+ACL_RULE_TO_RESTORE = "ACL SETUSER <user> on ><password> ~* +@read +@write +@connection +@scripting +info"
+"""What a user needs to restore into a running server."""
+
 
 @dataclass(frozen=True)
 class Tls:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
 from lifeboat.children import Children
-from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, SettingsError
+from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, SettingsError, SourceRefused
 from lifeboat.progress import PhaseClock, Report, size_text
 from lifeboat.redis_source.backup import read_redis_evidence
-from lifeboat.redis_source.connection import RedisServer, cluster_refused
+from lifeboat.redis_source.connection import ACL_RULE_TO_RESTORE, RedisServer, cluster_refused
 from lifeboat.redis_source.evidence import RedisEvidence, ServerFacts, facts_of
 from lifeboat.redis_source.programs import RedisProgram, no_server
 from lifeboat.redis_source.proof import heard
@@ -84,14 +85,16 @@ def restore_redis(
         raise SettingsError(f"{snapshot.label} is not a snapshot of Redis.", hint="`lifeboat list` shows the others.")
     children, clock = children or Children(), PhaseClock(report)
     evidence = read_redis_evidence(vault, snapshot, repository=repository)
-    facts = _check_target(target, evidence)
-    program = _program_for(target, facts, evidence, installed, base, children)
+    with _rights_told():
+        facts = _check_target(target, evidence)
+        program = _program_for(target, facts, evidence, installed, base, children)
     check_memory(evidence.used_memory)
     numbers = list(evidence.contents.databases)
     chunks = heard(vault.read(snapshot, "rdb", repository=repository), progress)
     began = time.monotonic()
     databases = max([15, *numbers]) + 1
-    with scratch_redis(program, chunks, databases=databases, base=base, children=children) as scratch:
+    scratched = scratch_redis(program, chunks, databases=databases, base=base, children=children)
+    with _rights_told(), scratched as scratch:
         clock.seconds["load"] = round(time.monotonic() - began, 3)
         clock.report(f"load: {clock.seconds['load']:.1f} s")
         numbers = _databases(scratch)
@@ -127,6 +130,17 @@ class _Key:
     name: bytes
     value: bytes
     expires: int
+
+
+@contextmanager
+def _rights_told() -> Iterator[None]:
+    """What a user lacks is told by the rights of a restore, which are not those of a backup."""
+    try:
+        yield
+    except SourceRefused as error:
+        if isinstance(error.__cause__, NoPermissionError):
+            error.hint = f"Let its administrator run: {ACL_RULE_TO_RESTORE}."
+        raise
 
 
 # ---- looking first --------------------------------------------------------------------------------------------------
