@@ -1191,7 +1191,7 @@ def restore_script(snapshot: Snapshot, evidence: dict[str, Any], folder: str, da
     names = [artifact.name for artifact in snapshot.artifacts if artifact.media_type == DUMP_TYPE]
     rows = ["dump", *sorted(name for name in names if name != "dump")]
     into = shlex.quote("--dbname=dbname='" + re.sub(r"([\\'])", r"\\\1", database) + "'")
-    psql, load = "psql --no-psqlrc --quiet", f"pg_restore --no-password --exit-on-error {into}"
+    psql, load = "psql --no-psqlrc --quiet", "load"
     major = needed_major(snapshot.manifest["facts"], evidence)
     globals_there = any(artifact.name == "globals" for artifact in snapshot.artifacts)
     lines = [
@@ -1202,6 +1202,8 @@ def restore_script(snapshot: Snapshot, evidence: dict[str, Any], folder: str, da
         "set -euo pipefail",
         "export PGCLIENTENCODING=UTF8",
         f"cd {shlex.quote(folder)}",
+        "# Rows are worth more than perfection: what cannot be rebuilt is told, and the rest goes on.",
+        f'missing=; load() {{ pg_restore --no-password {into} "$@" || missing=yes; }}',
         "",
     ]
     if globals_there:
@@ -1238,6 +1240,8 @@ def restore_script(snapshot: Snapshot, evidence: dict[str, Any], folder: str, da
         "SQL",
         '{ echo "DIFFERENT: this database does not hold what the source did."; exit 1; }',
         f'echo "{len(evidence["tables"])} tables hold as many rows as they did."',
+        '[ -z "$missing" ] || { echo "INCOMPLETE: objects that pg_restore names above could not be rebuilt. Remove'
+        ' the cause, and run the commands that it shows."; exit 7; }',
     ]
     return "\n".join(lines)
 
