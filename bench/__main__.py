@@ -268,7 +268,7 @@ def _bench() -> Iterator[Bench]:
 
 def _archive_with(cluster: TemporaryCluster, command: str) -> None:
     """Archive WAL by this command; by `true`, which throws it away, while other tools are measured."""
-    with cluster.server.connect("postgres") as admin:
+    with cluster.server.visit("postgres") as admin:
         admin.execute(f"ALTER SYSTEM SET archive_command = '{command}'".encode())
         admin.execute("SELECT pg_reload_conf()")
 
@@ -300,14 +300,14 @@ def _timed(
 
 @contextmanager
 def _empty_database(bench: Bench) -> Iterator[None]:
-    with bench.cluster.server.connect("postgres") as admin:
+    with bench.cluster.server.visit("postgres") as admin:
         admin.execute(f"CREATE DATABASE {RESTORED}".encode())
     yield
     _drop(bench)
 
 
 def _drop(bench: Bench) -> None:
-    with bench.cluster.server.connect("postgres") as admin:
+    with bench.cluster.server.visit("postgres") as admin:
         admin.execute(f"DROP DATABASE {RESTORED}".encode())
         admin.execute("CHECKPOINT")
 

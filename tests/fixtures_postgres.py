@@ -118,12 +118,12 @@ def new_name(stem: str = "test") -> str:
 
 def make_odd_database(server: PostgresServer, database: str) -> None:
     """A database that holds one of everything."""
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         if admin.execute("SELECT FROM pg_roles WHERE rolname = 'odd_owner'").fetchone() is None:
             admin.execute("CREATE ROLE odd_owner LOGIN PASSWORD 'odd'")
     psql(server, "postgres", "-c", f'CREATE DATABASE "{database}" OWNER odd_owner')
     script = ODD.read_text()
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         if admin.execute("SELECT FROM pg_roles WHERE rolname = 'odd reader'").fetchone() is not None:
             script = "\n".join(line for line in script.splitlines() if not line.startswith("CREATE ROLE"))
     psql_script(server, database, script)

@@ -21,7 +21,7 @@ class Contents:
 
 def contents(server: PostgresServer, database: str) -> Contents:
     """What a database holds."""
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         tables = {}
         for schema, name in connection.execute(_TABLES).fetchall():
             query = sql.SQL("SELECT count(*), md5(sum(hashtextextended((t.*)::text, 0)::numeric)::text) FROM {} t")

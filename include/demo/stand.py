@@ -233,7 +233,7 @@ def airflow(
     home = platform.folder / "airflow"
     home.mkdir()
     made = Airflow(f"http://{LOOPBACK}:{port}", USER, secrets.token_urlsafe(12), home)
-    with platform.postgres.connect("postgres") as admin:
+    with platform.postgres.visit("postgres") as admin:
         admin.execute("CREATE DATABASE airflow")
     variables = made.settings
     variables |= _airflow_settings(platform, made, dags, log_ports, scheduled_runs=scheduled_runs) | dict(

@@ -52,7 +52,7 @@ PASSWORD = "correct horse battery staple"
 def load_web(server: PostgresServer, database: str, uploads: Path) -> str:
     """Let ten users of a receivables database log in, and name its documents; returns the first user's login."""
     script = (Path(__file__).parent / "receivables" / "web.sql").read_bytes()
-    with server.connect(database, autocommit=False) as connection:
+    with server.visit(database, autocommit=False) as connection:
         connection.execute(f"SET ROLE {OWNER}")
         connection.execute(script)
         users = connection.execute("SELECT id, login FROM receivables.users ORDER BY id LIMIT 10").fetchall()

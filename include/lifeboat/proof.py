@@ -319,7 +319,7 @@ class _Trial:
                 there = "SELECT FROM pg_available_extensions WHERE name = 'amcheck'"
                 if connection.execute(there).fetchone() is None:
                     return (), ("Pages and indexes were not checked: the server has no extension amcheck.",)
-                connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
+                connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA pg_catalog")
         except SourceError as error:
             return (), (f"Pages and indexes were not checked: {error.message}",)
         began = time.monotonic()

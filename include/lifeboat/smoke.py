@@ -123,7 +123,7 @@ def _ask(server: PostgresServer, database: str, check: SqlCheck) -> _Outcome:
 
     expected = _shown(check.expected)
     try:
-        with server.connect(database, autocommit=False) as connection:
+        with server.visit(database, autocommit=False) as connection:
             connection.read_only = True
             try:
                 connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{check.seconds * 1000:.0f}"])

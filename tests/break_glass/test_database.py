@@ -64,7 +64,7 @@ def empty_server() -> Iterator[PostgresServer]:
 
 
 def found_in(server: PostgresServer, database: str) -> Evidence:
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         tables = count_tables(connection, tables_to_read(connection), content_hash=True)
         return describe_database(connection, tables=tables, sequences=read_sequences(connection))
 
@@ -212,7 +212,7 @@ def test_a_few_tables_come_back_into_a_database_of_their_own(
     ended = run_script(script, postgres)
 
     assert ended.returncode == 0, ended.stderr
-    with postgres.connect(new) as connection:
+    with postgres.visit(new) as connection:
         assert connection.execute("SELECT count(*) FROM app.parent").fetchone() == (17,)
 
 
@@ -255,7 +255,7 @@ def test_names_and_strings_reach_the_server_as_they_are(text: str, postgres: Pos
     query = f"SELECT {restore.literal(text)} AS {restore.identifier(text or 'x')}"
     assert "\n" not in query
 
-    with postgres.connect("postgres") as connection:
+    with postgres.visit("postgres") as connection:
         cursor = connection.execute(query.encode())
         assert cursor.fetchone() == (text,)
         assert cursor.description is not None

@@ -294,7 +294,7 @@ def test_a_backup_that_is_ended_leaves_no_snapshot_and_nothing_running(
     ready: Place, postgres: PostgresServer, ended_by: signal.Signals
 ) -> None:
     waiting = b"SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
-    with postgres.connect("postgres") as admin, postgres.connect(ready.database) as other, other.transaction():
+    with postgres.visit("postgres") as admin, postgres.visit(ready.database) as other, other.transaction():
         # The partitioned table itself has no rows to look at: only pg_dump waits for it.
         other.execute("LOCK TABLE ONLY app.payments IN ACCESS EXCLUSIVE MODE")
         backup = ready.start("backup", "odd")
@@ -359,7 +359,7 @@ def test_a_restore_that_is_ended_leaves_nothing_running(
     restore.communicate(timeout=20)
 
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         left = admin.execute(
             "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [target]
         ).fetchone()
@@ -409,7 +409,7 @@ def read_terminal(terminal: int) -> Iterator[bytes]:
 
 def contents(server: PostgresServer, database: str) -> dict[str, tuple[int, str]]:
     """Rows and a digest of the rows of every table, by plain SQL."""
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         connection.execute("SET search_path = pg_catalog")
         tables = connection.execute(
             "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"

@@ -67,7 +67,7 @@ def test_a_failed_check_ends_the_command_so_and_only_what_is_proven_is_chosen(
     proven = ready.run("prove", first, *on_server, "--keep", **here)
     assert "is proven: restored from s3" in proven.out
     (kept,) = re.findall(r"The database '(\w+)' was kept on", proven.err)
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(f"DROP DATABASE {kept}".encode())
     chosen = ready.run("restore", "odd", "--proven", "--to-database", new_name("cli proven"), "--json").json
     assert chosen["snapshot"]["id"] == first
@@ -93,7 +93,7 @@ def test_a_damaged_copy_makes_the_command_degraded(ready: Place, postgres: Postg
     restored = ready.run("restore", "odd", "--to-database", names[2], "--json", expect=6)
     assert list(restored.json["damaged"]) == ["local"]
     assert "the copy in local is damaged" in restored.err
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         found = admin.execute("SELECT datname FROM pg_database WHERE datname = ANY(%s)", [list(names)]).fetchall()
     assert {name for (name,) in found} == set(names[1:])
 

@@ -50,13 +50,13 @@ def live(place: Place, postgres: PostgresServer, databases: tuple[str, str]) -> 
     """The live database `odd`, of which there is a snapshot, with a table it has since; as it was, afterwards."""
     name = databases[1]
     back_up("odd")
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute("CREATE TABLE made_since ()")
     yield name
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         for kept in kept_databases(postgres, name):
             admin.execute(psycopg.sql.SQL("DROP DATABASE {}").format(psycopg.sql.Identifier(kept.name)))
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute("DROP TABLE IF EXISTS made_since")
 
 
@@ -102,7 +102,7 @@ def test_a_live_database_is_replaced_once_two_questions_are_answered(
 def test_a_database_that_is_gone_comes_back_with_one_question(
     live: str, place: Place, run_dag: RunDag, web: Any, postgres: PostgresServer
 ) -> None:
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(psycopg.sql.SQL("DROP DATABASE {} WITH (FORCE)").format(psycopg.sql.Identifier(live)))
 
     with people(web, Answer(ASK, "Proceed")):

@@ -54,7 +54,7 @@ def test_a_restore_that_gets_a_sigterm_is_tried_again_and_leaves_nothing_of_the_
             TaskInstanceHistory.run_id == ended.run_id, TaskInstanceHistory.task_id == "restore_new"
         )
         assert session.scalars(tries).all() == ["failed"]
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         beside = admin.execute("SELECT datname FROM pg_database WHERE datname LIKE %s", [f"{name}%"]).fetchall()
     assert beside == [(name,)]
 

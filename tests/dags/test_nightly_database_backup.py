@@ -188,7 +188,7 @@ def test_a_killed_task_leaves_no_program_running_and_no_snapshot(
         except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at below
             ended.append(error)
 
-    with postgres.connect(databases[1]) as other, other.transaction():
+    with postgres.visit(databases[1]) as other, other.transaction():
         other.execute("LOCK TABLE ONLY app.payments IN ACCESS EXCLUSIVE MODE")
         worker = threading.Thread(target=execute)
         worker.start()

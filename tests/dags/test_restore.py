@@ -64,12 +64,12 @@ def snapshot(place: Place) -> str:
 def changed(snapshot: str, postgres: PostgresServer, databases: tuple[str, str]) -> Iterator[str]:
     """The live database `odd` with a table it did not have in the snapshot; as it was, afterwards."""
     live = databases[1]
-    with postgres.connect(live) as connection:
+    with postgres.visit(live) as connection:
         connection.execute("CREATE TABLE made_since ()")
     yield live
-    with postgres.connect(live) as connection:
+    with postgres.visit(live) as connection:
         connection.execute("DROP TABLE IF EXISTS made_since")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         for kept in kept_databases(postgres, live):
             admin.execute(psycopg.sql.SQL("DROP DATABASE {}").format(psycopg.sql.Identifier(kept.name)))
 
@@ -199,7 +199,7 @@ DATABASE_GRANTS = (
 
 
 def answers(server: PostgresServer, database: str, question: str) -> list[Any]:
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         return connection.execute(question.encode()).fetchall()
 
 
@@ -441,11 +441,11 @@ def let_twelve_hours_pass() -> None:
 
 
 def tables_of(server: PostgresServer, database: str) -> set[tuple[str, str]]:
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         rows = connection.execute("SELECT schemaname, tablename FROM pg_tables WHERE schemaname !~ '^pg_|^information'")
         return set(rows.fetchall())
 
 
 def names_of(server: PostgresServer) -> set[str]:
-    with server.connect("postgres") as connection:
+    with server.visit("postgres") as connection:
         return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}

@@ -35,7 +35,7 @@ def loaded(server: PostgresServer, *, seed: int = 1) -> str:
 
 def content(server: PostgresServer, database: str) -> dict[str, str | None]:
     """A digest of every table's rows, and of the large objects."""
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         tables = count_tables(connection, tables_to_read(connection), content_hash=True)
         scans = one(connection, "SELECT md5(string_agg(lo_get(oid), '' ORDER BY oid)) FROM pg_largeobject_metadata")
     return {table.label: table.content for table in tables} | {"scans": scans}
@@ -78,7 +78,7 @@ def test_the_rows_are_counted_and_as_many_as_asked_for(postgres: PostgresServer)
 def test_smoke_checks_hold(postgres: PostgresServer, receivables: str, check: dict[str, Any]) -> None:
     assert set(check) == {"name", "sql", "expected"}
 
-    with postgres.connect(receivables) as connection:
+    with postgres.visit(receivables) as connection:
         assert one(connection, check["sql"]) == check["expected"]
 
 
@@ -103,7 +103,7 @@ def test_smoke_checks_hold(postgres: PostgresServer, receivables: str, check: di
 def test_smoke_checks_notice_damage(postgres: PostgresServer, receivables: str, damage: str, broken: str) -> None:
     check = next(check for check in CHECKS if check["name"] == broken)
 
-    with postgres.connect(receivables, autocommit=False) as connection:
+    with postgres.visit(receivables, autocommit=False) as connection:
         connection.execute("SET LOCAL search_path = receivables; SET LOCAL session_replication_role = replica")
         connection.execute(damage.encode())
         found = one(connection, check["sql"])
@@ -113,7 +113,7 @@ def test_smoke_checks_notice_damage(postgres: PostgresServer, receivables: str, 
 
 
 def test_everything_belongs_to_an_owner_who_is_no_superuser(postgres: PostgresServer, receivables: str) -> None:
-    with postgres.connect(receivables) as connection:
+    with postgres.visit(receivables) as connection:
         owners = connection.execute(
             """
             WITH mine AS (SELECT oid FROM pg_namespace WHERE nspname = 'receivables')
@@ -169,12 +169,12 @@ def test_everything_belongs_to_an_owner_who_is_no_superuser(postgres: PostgresSe
     ],
 )
 def test_there_is_one_of_every_kind(postgres: PostgresServer, receivables: str, kind: str, query: str) -> None:
-    with postgres.connect(receivables) as connection:
+    with postgres.visit(receivables) as connection:
         assert connection.execute(query.encode()).fetchone() is not None
 
 
 def test_every_table_is_commented(postgres: PostgresServer, receivables: str) -> None:
-    with postgres.connect(receivables) as connection:
+    with postgres.visit(receivables) as connection:
         silent = connection.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'receivables'::regnamespace AND relkind IN ('r', 'p')"
             " AND NOT relispartition AND obj_description(oid, 'pg_class') IS NULL"
@@ -184,7 +184,7 @@ def test_every_table_is_commented(postgres: PostgresServer, receivables: str) ->
 
 
 def test_a_payment_settles_its_invoice_and_is_audited(postgres: PostgresServer, receivables: str) -> None:
-    with postgres.connect(receivables, autocommit=False) as connection:
+    with postgres.visit(receivables, autocommit=False) as connection:
         invoice, customer, rest = connection.execute(
             "SELECT id, customer_id, gross - paid FROM receivables.invoices WHERE status = 'overdue' LIMIT 1"
         ).fetchone() or (0, 0, 0)
@@ -208,7 +208,7 @@ def test_a_payment_settles_its_invoice_and_is_audited(postgres: PostgresServer, 
 def test_a_payment_cannot_be_allocated_twice_over(postgres: PostgresServer, receivables: str) -> None:
     with (
         pytest.raises(SourceError, match="smaller than what it is said to pay"),
-        postgres.connect(receivables) as connection,
+        postgres.visit(receivables) as connection,
     ):
         connection.execute("UPDATE receivables.allocations SET amount = amount + 30 WHERE payment_id = 1")
 
@@ -229,7 +229,7 @@ def test_a_dump_brings_everything_back(
     assert report.evidence.objects == dump.evidence.objects
     assert report.notes == ()
     assert content(server, target) == content(server, source)
-    with server.connect(target) as connection:
+    with server.visit(target) as connection:
         assert [check["name"] for check in CHECKS if one(connection, check["sql"]) != check["expected"]] == []
 
 
@@ -240,10 +240,10 @@ def test_the_owner_can_log_in_with_a_password_the_caller_gives(clusters: Cluster
     load_receivables(server, database, invoices=100, owner_password="of the caller")
 
     owner = PostgresServer(server.host, server.port, OWNER, "of the caller")
-    with owner.connect(database) as connection:
+    with owner.visit(database) as connection:
         assert one(connection, "SELECT count(*) FROM receivables.invoices") == 100
         connection.execute("CALL receivables.close_day('2026-07-01')")
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         admin.execute(f"ALTER ROLE {OWNER} NOLOGIN")
 
 
@@ -253,5 +253,5 @@ def test_a_load_that_fails_leaves_no_rows(postgres: PostgresServer) -> None:
     with pytest.raises(SourceError):
         load_receivables(postgres, database, invoices=-1)
 
-    with postgres.connect(database) as connection:
+    with postgres.visit(database) as connection:
         assert one(connection, "SELECT to_regnamespace('receivables')") is None

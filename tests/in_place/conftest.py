@@ -60,9 +60,9 @@ def place(tmp_path: Path) -> Place:
 
 def make_orders(server: PostgresServer, name: str) -> str:
     """A small database, for swaps."""
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with server.connect(name) as connection:
+    with server.visit(name) as connection:
         connection.execute("CREATE TABLE orders AS SELECT n AS id, 'then' AS note FROM generate_series(1, 900) n")
     return name
 
@@ -73,19 +73,19 @@ def make_receivables(server: PostgresServer, name: str, invoices: int = 1000) ->
 
 
 def evidence_of(server: PostgresServer, database: str) -> Evidence:
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         tables = count_tables(connection, tables_to_read(connection), content_hash=True)
         return describe_database(connection, tables=tables, sequences=read_sequences(connection))
 
 
 def databases(server: PostgresServer, live: str) -> set[str]:
     """Every database of this name, or whose name begins with it."""
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         return {name for (name,) in admin.execute("SELECT datname FROM pg_database") if name.startswith(live)}
 
 
 def ask(server: PostgresServer, database: str, query: str) -> Any:
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         row = connection.execute(query.encode()).fetchone()
     assert row is not None
     return row[0]

@@ -52,7 +52,7 @@ application:
     )
     place.run("init")
     place.run("backup", "receivables")
-    with postgres.connect(database) as connection:
+    with postgres.visit(database) as connection:
         connection.execute("DELETE FROM receivables.allocations")
     return place
 

@@ -51,7 +51,7 @@ def live(postgres: PostgresServer) -> str:
 def snapshot(place: Place, postgres: PostgresServer, live: str) -> Snapshot:
     """A snapshot of the live database, in which all rows are spoiled since then."""
     made = place.back_up(postgres, live)
-    with postgres.connect(live) as connection:
+    with postgres.visit(live) as connection:
         connection.execute("UPDATE orders SET note = 'spoiled'")
     return made
 
@@ -124,7 +124,7 @@ def test_a_live_database_is_replaced_by_its_snapshot_and_answers_throughout(
     live = make_receivables(server, new_name("live"))
     before = evidence_of(server, live)
     snapshot = place.back_up(server, live)
-    with server.connect(live) as connection:
+    with server.visit(live) as connection:
         connection.execute("UPDATE receivables.settings SET value = '\"spoiled\"' WHERE name = 'business_date'")
     spoiled = evidence_of(server, live)
     application = application_in(place.folder)
@@ -145,7 +145,7 @@ def test_a_live_database_is_replaced_by_its_snapshot_and_answers_throughout(
 
 def test_settings_grants_and_comment_of_the_database_are_as_they_were(place: Place, postgres: PostgresServer) -> None:
     live = make_orders(postgres, new_name("live"))
-    with postgres.connect(live) as connection:
+    with postgres.visit(live) as connection:
         for statement in (
             "ALTER DATABASE {} SET work_mem = '9MB'", "GRANT CREATE ON DATABASE {} TO pg_monitor WITH GRANT OPTION",
             "REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC", "COMMENT ON DATABASE {} IS 'ours'",

@@ -38,7 +38,7 @@ class Pair:
     live: str
 
     def publish(self, number: int) -> None:
-        with self.publisher.connect(self.origin) as connection:
+        with self.publisher.visit(self.origin) as connection:
             connection.execute("INSERT INTO orders VALUES (%s, 'published')", [number])
 
     def arrives(self, database: str, number: int) -> None:
@@ -57,10 +57,10 @@ def publisher() -> Iterator[PostgresServer]:
 @pytest.fixture
 def pair(publisher: PostgresServer, postgres: PostgresServer) -> Iterator[Pair]:
     origin, live = make_orders(publisher, new_name("origin")), make_orders(postgres, new_name("subscribing"))
-    with publisher.connect(origin) as connection:
+    with publisher.visit(origin) as connection:
         connection.execute("CREATE PUBLICATION giving FOR TABLE orders")
         connection.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
-    with postgres.connect(live) as connection:
+    with postgres.visit(live) as connection:
         connection.execute("DELETE FROM orders")
         where = psycopg.conninfo.make_conninfo(
             host=publisher.host, port=publisher.port, user=publisher.user, password=publisher.password, dbname=origin
@@ -74,7 +74,7 @@ def pair(publisher: PostgresServer, postgres: PostgresServer) -> Iterator[Pair]:
     made.arrives(live, 900)
     yield made
     for name in databases(postgres, live):
-        with postgres.connect(name) as connection:
+        with postgres.visit(name) as connection:
             if ask(postgres, name, SUBSCRIPTIONS) != "none":
                 connection.execute("ALTER SUBSCRIPTION taking DISABLE")
                 connection.execute("ALTER SUBSCRIPTION taking SET (slot_name = NONE)")
@@ -125,7 +125,7 @@ def test_a_swap_that_fails_leaves_the_subscription_on(pair: Pair, monkeypatch: p
     monkeypatch.setattr(swapping, "PATIENCE", 0)
     monkeypatch.setattr(swapping, "_end_visitors", lambda *_: ())
 
-    with pair.server.connect(pair.live), pytest.raises(RestoreFailed, match="cannot be ended"):
+    with pair.server.visit(pair.live), pytest.raises(RestoreFailed, match="cannot be ended"):
         swap(pair.server, pair.live, other, now=NOW)
 
     assert ask(pair.server, pair.live, SUBSCRIPTIONS) == "taking true"
@@ -136,7 +136,7 @@ def test_a_swap_that_fails_leaves_the_subscription_on(pair: Pair, monkeypatch: p
 def test_a_subscription_switched_on_after_the_swap_is_not_taken_over_by_an_undo(pair: Pair) -> None:
     other = make_orders(pair.server, f"{pair.live}_new")
     slot = sql.Literal(pair.origin)
-    with pair.server.connect(other) as connection:
+    with pair.server.visit(other) as connection:
         connection.execute(
             sql.SQL(
                 "CREATE SUBSCRIPTION taking CONNECTION 'host=127.0.0.1 port=1' PUBLICATION giving"
@@ -144,7 +144,7 @@ def test_a_subscription_switched_on_after_the_swap_is_not_taken_over_by_an_undo(
             ).format(slot)
         )
     kept = swap(pair.server, pair.live, other, now=NOW).kept
-    with pair.server.connect(pair.live) as connection:
+    with pair.server.visit(pair.live) as connection:
         connection.execute("ALTER SUBSCRIPTION taking ENABLE")
 
     back = swap(pair.server, pair.live, kept, now=NOW)
@@ -180,7 +180,7 @@ def dies(*_: object) -> None:
 
 
 def test_who_may_not_switch_a_subscription_off_is_refused_before_anything(pair: Pair) -> None:
-    with pair.server.connect("postgres") as admin:
+    with pair.server.visit("postgres") as admin:
         admin.execute("DROP ROLE IF EXISTS subscriber_owner")
         admin.execute("CREATE ROLE subscriber_owner LOGIN CREATEDB PASSWORD 'secret'")
         admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO subscriber_owner").format(sql.Identifier(pair.live)))
@@ -194,7 +194,7 @@ def test_who_may_not_switch_a_subscription_off_is_refused_before_anything(pair: 
 def test_a_kept_database_whose_subscription_is_on_is_not_dropped(pair: Pair) -> None:
     other = make_orders(pair.server, f"{pair.live}_new")
     kept = swap(pair.server, pair.live, other, now=NOW).kept
-    with pair.server.connect(kept) as connection:
+    with pair.server.visit(kept) as connection:
         connection.execute("ALTER SUBSCRIPTION taking ENABLE")
 
     with pytest.raises(RestoreFailed, match="subscriptions are switched on: taking"):

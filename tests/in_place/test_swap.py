@@ -48,7 +48,7 @@ def other(postgres: PostgresServer, live: str) -> str:
 
 def make_other(server: PostgresServer, name: str) -> str:
     make_orders(server, name)
-    with server.connect(name) as connection:
+    with server.visit(name) as connection:
         connection.execute("UPDATE orders SET note = 'now'")
     return name
 
@@ -123,7 +123,7 @@ def test_prepared_transactions_stop_a_swap_before_anybody_is_ended() -> None:
     with TemporaryCluster(PROGRAMS[17], settings={"max_prepared_transactions": "2"}) as cluster:
         live = make_orders(cluster.server, "live")
         other = make_other(cluster.server, "other")
-        with cluster.server.connect(live) as connection:
+        with cluster.server.visit(live) as connection:
             connection.execute("BEGIN")
             connection.execute("DELETE FROM orders")
             connection.execute("PREPARE TRANSACTION 'two phases'")
@@ -140,7 +140,7 @@ def test_somebody_who_cannot_be_ended_is_named_and_nothing_is_renamed(
 ) -> None:
     monkeypatch.setattr(swapping, "PATIENCE", 1)
     before = databases(postgres, live)
-    with postgres.connect(live if where == "live" else other) as stuck:
+    with postgres.visit(live if where == "live" else other) as stuck:
         os.kill(stuck.info.backend_pid, signal.SIGSTOP)
         try:
             with pytest.raises(RestoreFailed, match=r"cannot be ended: postgres from 127.0.0.1 \(lifeboat, idle\)"):
@@ -156,7 +156,7 @@ def test_an_owner_who_is_no_superuser_can_swap_end_undo_and_release(
     postgres: PostgresServer, live: str, other: str
 ) -> None:
     role = new_name("owner")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN CREATEDB PASSWORD 'x'").format(sql.Identifier(role)))
         for database in (live, other):
             admin.execute(
@@ -176,7 +176,7 @@ def test_an_owner_who_is_no_superuser_can_swap_end_undo_and_release(
 def test_the_connection_limit_moves_along_and_what_is_lost_is_told(
     postgres: PostgresServer, live: str, other: str
 ) -> None:
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 17").format(sql.Identifier(live)))
         admin.execute(sql.SQL("ALTER DATABASE {} SET work_mem = '9MB'").format(sql.Identifier(live)))
         admin.execute(sql.SQL("ALTER DATABASE {} SET jit = off").format(sql.Identifier(live)))
@@ -254,7 +254,7 @@ def test_no_other_database_is_ever_dropped_or_swapped_in(postgres: PostgresServe
 def test_a_kept_database_somebody_looks_into_is_not_dropped(postgres: PostgresServer, live: str, other: str) -> None:
     kept = swap(postgres, live, other, now=NOW).kept
 
-    with postgres.connect(kept), pytest.raises(RestoreFailed, match="lifeboat, idle"):
+    with postgres.visit(kept), pytest.raises(RestoreFailed, match="lifeboat, idle"):
         release(postgres, live, kept, drop_it=kept)
 
     assert kept in databases(postgres, live)
@@ -311,7 +311,7 @@ def test_a_disk_without_room_is_refused(postgres: PostgresServer, live: str) -> 
 
 def test_a_user_who_may_not_rename_is_refused(postgres: PostgresServer, live: str) -> None:
     role = new_name("nobody")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(sql.Identifier(role)))
 
     with pytest.raises(NotReady, match="may not rename it"):

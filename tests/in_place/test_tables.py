@@ -188,7 +188,7 @@ class Live:
         return {table.label: table.content for table in evidence_of(self.server, self.name).tables}
 
     def change(self, *statements: str) -> None:
-        with self.server.connect(self.name) as connection:
+        with self.server.visit(self.name) as connection:
             connection.execute("SET search_path = receivables")
             for statement in statements:
                 connection.execute(statement.encode())
@@ -251,7 +251,7 @@ def test_a_partition_made_since_then_is_emptied_and_stays(live: Live) -> None:
 
 
 def test_references_that_would_break_are_named_and_nothing_is_changed(live: Live) -> None:
-    with live.server.connect(live.name) as connection:
+    with live.server.visit(live.name) as connection:
         connection.execute(NEW_CUSTOMER)
     before = live.contents()
 
@@ -337,7 +337,7 @@ def test_a_table_in_use_by_a_writer_is_waited_for_only_so_long(live: Live, monke
     monkeypatch.setattr(tables, "LOCK_SECONDS", 3)
     monkeypatch.setattr(waiting, "FIRST_LOOK", 0)
     monkeypatch.setattr(waiting, "AGAIN", 0.1)
-    with live.server.connect(live.name, autocommit=False) as writer:
+    with live.server.visit(live.name, autocommit=False) as writer:
         writer.execute("UPDATE receivables.settings SET value = '1'")
         with pytest.raises(SourceError, match=rf"receivables.settings is locked by pid {writer.info.backend_pid} "):
             live.replace("settings")
@@ -348,7 +348,7 @@ def test_a_table_in_use_by_a_writer_is_waited_for_only_so_long(live: Live, monke
 
 def test_a_user_who_may_not_switch_triggers_off_is_told(live: Live) -> None:
     owner = new_name("sme_owner")
-    with live.server.connect("postgres") as admin:
+    with live.server.visit("postgres") as admin:
         admin.execute(
             sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' CREATEDB IN ROLE sme_platform").format(sql.Identifier(owner))
         )

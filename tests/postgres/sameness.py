@@ -44,7 +44,7 @@ def roles(server: PostgresServer, major: int) -> list[str]:
 def assert_same(one: PostgresServer, original: str, other: PostgresServer, restored: str, *, major: int) -> None:
     """That `pg_dump` of this version, counting, hashing and the catalogue show no difference between two databases."""
     was, now = definitions(one, original, major), definitions(other, restored, major)
-    with one.connect("postgres") as connection:
+    with one.visit("postgres") as connection:
         unnamed = connection.info.server_version < 180000 <= major * 10000
     if unnamed:  # version 18 is the first to give a name to NOT NULL
         was, now = ([_NAME_OF_NOT_NULL.sub(" NOT NULL", line) for line in lines] for lines in (was, now))
@@ -61,7 +61,7 @@ def _differences(was: Mapping[str, object], now: Mapping[str, object]) -> list[s
 
 def rows(server: PostgresServer, database: str) -> Mapping[str, tuple[int, str]]:
     """Of every table, partition and materialized view, how many rows it has of its own, and a digest of them all."""
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         connection.execute("SET search_path = ''; SET timezone = 'UTC'; SET extra_float_digits = 3")
         found = {}
         for schema, name in connection.execute(_WITH_ROWS).fetchall():
@@ -73,7 +73,7 @@ def rows(server: PostgresServer, database: str) -> Mapping[str, tuple[int, str]]
 
 def state(server: PostgresServer, database: str) -> Mapping[str, list[tuple[object, ...]]]:
     """What definitions and rows do not show: where sequences stand, large objects, what is filled and validated."""
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         connection.execute("SET search_path = ''")
         found = {name: connection.execute(query).fetchall() for name, query in _STATE.items()}
         for schema, name in connection.execute(_SEQUENCES).fetchall():

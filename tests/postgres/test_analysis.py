@@ -30,14 +30,14 @@ def server(request: pytest.FixtureRequest) -> PostgresServer:
 def database(server: PostgresServer) -> Iterator[str]:
     """Some tables nobody has analysed, as autovacuum would do in its time."""
     name = new_name("analysis")
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         admin.execute(f"CREATE DATABASE {name}".encode())
-    with server.connect(name) as connection:
+    with server.visit(name) as connection:
         connection.execute(SCRIPT.encode())
         for table in ("plain", "leaf"):
             connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
     yield name
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
@@ -62,13 +62,13 @@ def test_everything_has_statistics_after_it_was_analysed_in_shares_and_completed
 ) -> None:
     for share in analysis.shares():
         share()
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         assert analysed(connection) == {"plain", "tree", "leaf"}
         connection.execute("CREATE INDEX by_name ON plain (lower(name))")
         connection.execute("CREATE MATERIALIZED VIEW totals AS SELECT count(*) FROM plain")
     analysis.complete()
 
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         assert analysed(connection) == {"plain", "tree", "leaf", "by_name", "totals"}
 
 
@@ -76,13 +76,13 @@ def test_only_what_has_got_more_to_be_analysed_is_analysed_again(
     server: PostgresServer, database: str, analysis: Analysis
 ) -> None:
     analysis.complete()
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         connection.execute("CREATE INDEX by_number ON leaf (n)")
         connection.execute("CREATE STATISTICS together ON n, name FROM plain")
     analysis.complete()
     analysis.complete()
 
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         assert calls(connection) == {"plain": 2, "tree": 1, "leaf": 1}
 
 
@@ -93,5 +93,5 @@ def test_nothing_more_is_analysed_for_a_restore_that_was_ended(
 
     analysis.complete()
 
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         assert analysed(connection) == set()

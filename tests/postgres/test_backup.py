@@ -90,9 +90,9 @@ class Place:
 @pytest.fixture(scope="module")
 def orders(postgres: PostgresServer) -> str:
     name = new_name("orders")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute(ORDERS.encode())
     return name
 
@@ -335,7 +335,7 @@ def back_up_and_die(step: str, folder: str, port: str, database: str) -> None:
 
 
 def connections_to(server: PostgresServer, database: str) -> int:
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         rows = admin.execute("SELECT FROM pg_stat_activity WHERE datname = %s", [database]).fetchall()
     return len(rows)
 
@@ -354,7 +354,7 @@ def test_a_wrong_identity_is_refused_before_anything_is_made_on_the_server(
     with pytest.raises(WrongIdentity, match="No identity at hand opens"):
         restore_snapshot(vault, vault.find("orders"), postgres, target, installed=INSTALLED)
 
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         assert admin.execute("SELECT FROM pg_database WHERE datname = %s", [target]).fetchone() is None
 
 
@@ -483,7 +483,7 @@ def test_a_snapshot_damaged_everywhere_or_where_it_was_asked_for_leaves_no_datab
     with pytest.raises(IntegrityError, match=r"No repository has a whole copy of orders/.* near: .* far: "):
         restore_snapshot(vault, vault.find("orders"), postgres, name, installed=INSTALLED)
 
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         assert admin.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None
 
 
@@ -515,7 +515,7 @@ def test_a_restore_no_repository_can_feed_leaves_no_database(place: Place, postg
     with pytest.raises(RepositoryUnavailable, match=r"near: .* far: "):
         restore_snapshot(vault, vault.find("orders"), postgres, target, installed=INSTALLED)
 
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         assert admin.execute("SELECT FROM pg_database WHERE datname = %s", [target]).fetchone() is None
 
 

@@ -110,7 +110,7 @@ def test_the_digest_of_a_table_sees_every_column(postgres: PostgresServer) -> No
         postgres, database, "-c", "CREATE TABLE x (t text, a_row text, amount int); INSERT INTO x VALUES ('a', 'b', 1)"
     )
 
-    with postgres.connect(database) as connection:
+    with postgres.visit(database) as connection:
         (before,) = count_tables(connection, tables_to_read(connection), content_hash=True)
         connection.execute("UPDATE public.x SET amount = 2")
         (after,) = count_tables(connection, tables_to_read(connection), content_hash=True)

@@ -53,9 +53,9 @@ SHOP = """
 
 def make_shop(server: PostgresServer, name: str) -> str:
     """A database with a table of some 12 MB, which so is a stream of its own, and a small one."""
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with server.connect(name) as connection:
+    with server.visit(name) as connection:
         connection.execute(SHOP.encode())
     return name
 
@@ -120,7 +120,7 @@ def test_a_dump_that_fails_does_not_wait_for_its_rows_to_be_counted(
 ) -> None:
     kept = Kept(once("rows-0001", lambda: kill("pg_dump", signal.SIGKILL)))
 
-    with postgres.connect(shop) as other, other.transaction():
+    with postgres.visit(shop) as other, other.transaction():
         # Counting waits for the index; pg_dump does not.
         other.execute("REINDEX INDEX shop.customers_pkey")
         with pytest.raises(EndedFromOutside, match="signal 9"):
@@ -227,7 +227,7 @@ def test_a_database_that_does_not_exist_is_refused_by_name(
 def reader(postgres: PostgresServer) -> tuple[PostgresServer, str]:
     """A user who may read everything in a small database, and that database."""
     user, database = new_name("reader"), make_shop(postgres, new_name("shop"))
-    with postgres.connect(database) as admin:
+    with postgres.visit(database) as admin:
         admin.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'reader'".encode())
         admin.execute(f"GRANT USAGE ON SCHEMA shop TO {user}".encode())
         admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA shop TO {user}".encode())
@@ -258,7 +258,7 @@ def test_what_the_user_cannot_read_whole_is_named_before_anything_is_stored(
     told: str,
 ) -> None:
     server, database = reader
-    with postgres.connect(database) as admin:
+    with postgres.visit(database) as admin:
         admin.execute(statements.format(server.user).encode())
     kept = Kept()
 
@@ -275,7 +275,7 @@ def test_a_user_who_is_no_superuser_but_may_read_everything_makes_a_whole_dump(
     postgres: PostgresServer, reader: tuple[PostgresServer, str], installed: tuple[Programs, ...]
 ) -> None:
     server, database = reader
-    with postgres.connect(database) as admin:
+    with postgres.visit(database) as admin:
         admin.execute("ALTER TABLE shop.customers ENABLE ROW LEVEL SECURITY")
         admin.execute(f"ALTER ROLE {server.user} BYPASSRLS".encode())
     kept, target = Kept(), new_name("target")
@@ -292,7 +292,7 @@ def test_a_table_that_is_not_asked_for_may_be_unreadable(
     postgres: PostgresServer, reader: tuple[PostgresServer, str], installed: tuple[Programs, ...]
 ) -> None:
     server, database = reader
-    with postgres.connect(database) as admin:
+    with postgres.visit(database) as admin:
         admin.execute(f"REVOKE SELECT ON shop.invoices FROM {server.user}".encode())
 
     dump = dump_database(server, database, Kept(), installed=installed, selection=Selection(("customers",)))
@@ -304,7 +304,7 @@ def test_large_objects_the_user_cannot_read_are_told_before_anything_is_stored(
     postgres: PostgresServer, reader: tuple[PostgresServer, str], installed: tuple[Programs, ...]
 ) -> None:
     server, database = reader
-    with postgres.connect(database) as admin:
+    with postgres.visit(database) as admin:
         admin.execute("SELECT lo_from_bytea(0, 'x')")
     kept = Kept()
 
@@ -327,7 +327,7 @@ def test_a_lock_that_stays_is_a_passing_fault(
 ) -> None:
     monkeypatch.setattr(dumping, "LOCK_TIMEOUT_SECONDS", 0.3)
 
-    with postgres.connect(shop) as other, other.transaction():
+    with postgres.visit(shop) as other, other.transaction():
         other.execute(statement.encode())
         with pytest.raises(SourceUnavailable, match="lock timeout") as failed:
             dump_database(postgres, shop, Kept(), installed=installed)
@@ -340,7 +340,7 @@ def test_a_dump_says_for_which_table_and_for_whom_it_waits_and_goes_on_when_it_i
     postgres: PostgresServer, shop: str, installed: tuple[Programs, ...]
 ) -> None:
     said: list[str] = []
-    with postgres.connect(shop, autocommit=False) as other:
+    with postgres.visit(shop, autocommit=False) as other:
         other.execute("SET application_name = 'somebody'")
         other.execute("/* a secret */ LOCK TABLE shop.customers")
 
@@ -361,7 +361,7 @@ def test_a_look_before_a_dump_names_who_has_locked_a_table(
 ) -> None:
     monkeypatch.setattr(waiting, "FIRST_LOOK", 0)
 
-    with postgres.connect(shop) as other, other.transaction():
+    with postgres.visit(shop) as other, other.transaction():
         other.execute("LOCK TABLE shop.customers")
         with pytest.raises(SourceUnavailable, match="lock timeout") as failed:
             check_database(postgres, shop, installed)
@@ -392,9 +392,9 @@ def test_a_look_before_a_dump_names_who_has_locked_a_table(
 def test_a_database_of_any_name_is_dumped_and_restored(
     postgres: PostgresServer, installed: tuple[Programs, ...], name: str
 ) -> None:
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute("CREATE TABLE marks AS SELECT 1 AS mark; CREATE INDEX ON marks (mark)")
     kept = Kept()
 
@@ -413,7 +413,7 @@ def server_unchanged(server: PostgresServer) -> Iterator[None]:
     """Databases, roles and programs are afterwards what they were before."""
 
     def everything() -> list[tuple[str, ...]]:
-        with server.connect("postgres") as admin:
+        with server.visit("postgres") as admin:
             return admin.execute("SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles").fetchall()
 
     before = sorted(everything())
@@ -584,9 +584,9 @@ def test_an_extension_the_target_lacks_is_named_and_no_database_is_left(
     clusters: Clusters, installed: tuple[Programs, ...]
 ) -> None:
     source, target = new_name("extended"), new_name("target")
-    with clusters.get(17).server.connect("postgres") as admin:
+    with clusters.get(17).server.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(source)))
-    with clusters.get(17).server.connect(source) as connection:
+    with clusters.get(17).server.visit(source) as connection:
         connection.execute("CREATE EXTENSION pgcrypto")
     kept = Kept()
     dump = dump_database(clusters.get(17).server, source, kept, installed=installed)
@@ -594,5 +594,5 @@ def test_an_extension_the_target_lacks_is_named_and_no_database_is_left(
     with pytest.raises(NotReady, match="has not got the extension pgcrypto"):
         restore(kept, dump, clusters.get(18).server, target, installed)
 
-    with clusters.get(18).server.connect("postgres") as admin:
+    with clusters.get(18).server.visit("postgres") as admin:
         assert admin.execute("SELECT FROM pg_database WHERE datname = %s", [target]).fetchone() is None

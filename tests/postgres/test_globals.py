@@ -98,11 +98,11 @@ def test_roles_of_any_name_come_back_with_password_settings_comment_and_membersh
     installed: tuple[Programs, ...],
 ) -> None:
     with TemporaryCluster(PROGRAMS[17]) as source, TemporaryCluster(PROGRAMS[17]) as target:
-        with source.server.connect("postgres") as admin:
+        with source.server.visit("postgres") as admin:
             make_odd_roles(source.server)
             admin.execute("CREATE ROLE existing LOGIN PASSWORD 'of the source'")
             admin.execute('GRANT "it\'s" TO existing')
-        with target.server.connect("postgres") as admin:
+        with target.server.visit("postgres") as admin:
             admin.execute("CREATE ROLE existing LOGIN PASSWORD 'of the target' CONNECTION LIMIT 3")
             kept_as_it_is = admin.execute(f"SELECT * FROM ({ROLES}) r".encode()).fetchall()
         kept = Kept()
@@ -110,7 +110,7 @@ def test_roles_of_any_name_come_back_with_password_settings_comment_and_membersh
         dump = dump_database(source.server, "postgres", kept, installed=installed)
         report = restore(kept, dump, target.server, "restored", installed)
 
-        with source.server.connect("postgres") as one, target.server.connect("postgres") as other:
+        with source.server.visit("postgres") as one, target.server.visit("postgres") as other:
             expected = [row for row in one.execute(ROLES).fetchall() if row[0] != "existing"]
             found = other.execute(ROLES).fetchall()
     assert dump.role_passwords
@@ -129,7 +129,7 @@ def test_a_tablespace_that_is_missing_does_not_stop_a_restore(
 ) -> None:
     name = new_name("tables in space")
     with TemporaryCluster(PROGRAMS[17]) as source:
-        with source.server.connect("postgres") as admin:
+        with source.server.visit("postgres") as admin:
             admin.execute("SET allow_in_place_tablespaces = on")
             admin.execute("CREATE ROLE in_space")
             admin.execute("CREATE TABLESPACE \"fast one\" LOCATION ''")
@@ -147,7 +147,7 @@ def test_a_tablespace_that_is_missing_does_not_stop_a_restore(
 
 def make_odd_roles(server: PostgresServer) -> None:
     """Each a member of the one before, which granted it; with a password, a setting and a comment."""
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         before = None
         for name in ODD_NAMES:
             role = sql.Identifier(name)

@@ -45,9 +45,9 @@ def dumped(
     clusters: Clusters, installed: tuple[Programs, ...], major: int, request: pytest.FixtureRequest
 ) -> tuple[Kept, DatabaseDump]:
     server, source, kept = clusters.get(major).server, new_name("source"), Kept()
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         admin.execute(f'CREATE DATABASE "{source}"'.encode())
-    with server.connect(source) as connection:
+    with server.visit(source) as connection:
         connection.execute(BY_MOOD.encode())
     return kept, dump_database(server, source, kept, installed=installed, content_hash=True, stream_size=request.param)
 
@@ -62,10 +62,10 @@ def test_partitions_by_the_hash_of_an_enumeration_are_restored_and_what_they_lac
 
     rows = {table.name: table.rows for table in dump.evidence.tables}
     assert {table.name: table.rows for table in report.evidence.tables} != rows
-    with server.connect(target) as connection:
+    with server.visit(target) as connection:
         assert [connection.execute(query.encode()).fetchall() for query in count_rows(stored(dump))] == [[], []]
     early = sum(count for name, count in rows.items() if name.startswith("early_"))
-    with server.connect(target) as connection:
+    with server.visit(target) as connection:
         connection.execute("UPDATE visits SET day = 4999 WHERE day = 1")
         changed = differences(dump.evidence, look_into(server, target, dump.evidence))
         connection.execute("DELETE FROM visits WHERE day = 4999 OR day = 5500")

@@ -58,7 +58,7 @@ def test_a_restore_on_an_empty_server_makes_owners_grants_and_memberships(
 
     with TemporaryCluster(PROGRAMS[18]) as empty:
         restore(kept, dump, empty.server, target, installed)
-        with empty.server.connect(target) as connection:
+        with empty.server.visit(target) as connection:
             found = connection.execute(
                 "SELECT pg_has_role('Odd \"Quoted\" Role', 'odd reader', 'MEMBER'),"
                 " has_table_privilege('odd reader', 'app.invoices', 'SELECT'), pg_get_userbyid(datdba)"
@@ -126,7 +126,7 @@ def test_the_content_digest_is_the_same_on_every_version(clusters: Clusters, ins
     for major in (17, 18):
         target = new_name("digest")
         restore(kept, dump, clusters.get(major).server, target, installed)
-        with clusters.get(major).server.connect(target) as connection:
+        with clusters.get(major).server.visit(target) as connection:
             counted = count_tables(connection, tables_to_read(connection), content_hash=True)
         assert {table.label: table.content for table in counted} == digests
 
@@ -141,7 +141,7 @@ def test_rows_written_during_the_dump_are_in_no_stream(
     def write(artifact: str) -> None:
         if artifact not in written:
             written.append(artifact)
-            with postgres.connect(source) as connection:
+            with postgres.visit(source) as connection:
                 connection.execute("INSERT INTO app.parent VALUES (99)")
                 connection.execute("DELETE FROM app.payments WHERE id % 2 = 0")
 

@@ -31,7 +31,7 @@ MOMENT = 20.0
 def owner(postgres: PostgresServer) -> PostgresServer:
     """The same server to one who owns databases there and is no superuser."""
     name = new_name("owner")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(f"CREATE ROLE {name} LOGIN CREATEDB PASSWORD 'secret'".encode())
     return replace(postgres, user=name, password="secret")
 
@@ -39,9 +39,9 @@ def owner(postgres: PostgresServer) -> PostgresServer:
 @pytest.fixture(scope="module")
 def dump(owner: PostgresServer, postgres: PostgresServer, installed: tuple[Programs, ...]) -> tuple[Kept, DatabaseDump]:
     source, kept = new_name("source"), Kept()
-    with owner.connect("postgres") as connection:
+    with owner.visit("postgres") as connection:
         connection.execute(f"CREATE DATABASE {source}".encode())
-    with owner.connect(source) as connection:
+    with owner.visit(source) as connection:
         connection.execute(SCRIPT.encode())
     return kept, dump_database(postgres, source, kept, installed=installed, stream_size=64 * 1024)
 
@@ -67,7 +67,7 @@ def test_a_table_has_its_constraint_while_rows_of_others_still_come(
     target, there = new_name("target"), list[str]()
 
     def larger_has_its_key() -> bool:
-        with postgres.connect(target) as connection:
+        with postgres.visit(target) as connection:
             there[:] = [
                 name for (name,) in connection.execute("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")
             ]
@@ -98,5 +98,5 @@ def test_sessions_wait_only_a_moment_until_autovacuum_must_give_way_where_their_
 
     restored(server, target, dump, installed)
 
-    with server.connect(target) as connection:
+    with server.visit(target) as connection:
         assert connection.execute("SELECT patience FROM session").fetchall() == [(patience,)]

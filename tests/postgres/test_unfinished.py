@@ -24,17 +24,17 @@ COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE d
 @pytest.fixture(scope="module")
 def dumped(postgres: PostgresServer, installed: tuple[Programs, ...]) -> tuple[Kept, DatabaseDump]:
     name, kept = new_name("unfinished source"), Kept()
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         admin.execute(sql.SQL("COMMENT ON DATABASE {} IS 'of the source'").format(sql.Identifier(name)))
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute("CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 100) n")
     return kept, dump_database(postgres, name, kept, installed=installed)
 
 
 @pytest.fixture
 def admin(postgres: PostgresServer) -> Iterator[Connection]:
-    with postgres.connect("postgres") as connection:
+    with postgres.visit("postgres") as connection:
         yield connection
 
 
@@ -55,7 +55,7 @@ def left_by_a_killed_one(postgres: PostgresServer, admin: Connection) -> tuple[s
     admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     oid = oid_of(admin, name)
     assert oid is not None
-    with postgres.connect("postgres") as dead:
+    with postgres.visit("postgres") as dead:
         mark_unfinished(dead, name, oid)
     return name, oid
 
@@ -126,7 +126,7 @@ def test_one_that_somebody_looks_into_is_refused_with_his_name_and_stays(
 ) -> None:
     name, oid = left_by_a_killed_one(postgres, admin)
 
-    with postgres.connect(name) as looking:
+    with postgres.visit(name) as looking:
         looking.execute("SET application_name = 'a person'")
         with pytest.raises(RestoreFailed, match=r"not whole; it was not removed: .*a person"):
             restore(*dumped, postgres, name, installed)

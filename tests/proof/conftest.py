@@ -64,7 +64,7 @@ class Place:
 
     def scratch_databases(self) -> list[str]:
         """What restore tests have left on the session's server."""
-        with self.server.connect("postgres") as admin:
+        with self.server.visit("postgres") as admin:
             found = admin.execute("SELECT datname FROM pg_database WHERE datname LIKE 'lifeboat_proof_%'").fetchall()
         return [name for (name,) in found]
 
@@ -72,9 +72,9 @@ class Place:
 @pytest.fixture(scope="session")
 def orders(postgres: PostgresServer) -> str:
     name = new_name("proof_orders")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute(
             "CREATE TABLE orders (id int PRIMARY KEY, note text);"
             "INSERT INTO orders SELECT n, md5(n::text) FROM generate_series(1, 2000) n"

@@ -88,7 +88,7 @@ def test_a_database_proven_on_a_given_server_is_removed_or_kept_as_asked(place: 
 
     (database,) = place.scratch_databases()
     assert database in kept.notes[-1]
-    with place.server.connect("postgres") as admin:
+    with place.server.visit("postgres") as admin:
         admin.execute(f"DROP DATABASE {database}".encode())
     with pytest.raises(SettingsError, match="cannot be kept"):
         place.prove_on_scratch(keep=True)
@@ -702,7 +702,7 @@ def test_a_record_that_somebody_else_has_planted_ends_nothing(place: Place, post
         cluster.remove_leftovers(place.scratch)
 
         assert not planted.exists()
-        with running.server.connect("postgres") as connection:
+        with running.server.visit("postgres") as connection:
             connection.execute("SELECT 1")
 
 
@@ -736,9 +736,9 @@ def test_a_report_is_kept_in_every_repository_as_text_and_as_a_page(place: Place
 
 def test_an_index_that_is_out_of_order_fails_the_proof(place: Place) -> None:
     database = new_name("fickle")
-    with place.server.connect("postgres") as admin:
+    with place.server.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-    with place.server.connect(database) as connection:
+    with place.server.visit(database) as connection:
         # An order of its own in sessions that restore, so that the index is wrong for all others.
         connection.execute(
             "CREATE FUNCTION fickle(int, int) RETURNS int LANGUAGE sql IMMUTABLE AS"

@@ -158,7 +158,7 @@ class Doomed:
         self.servers.start_empty()
 
     def _roles(self) -> dict[str, str]:
-        with self.platform.postgres.connect("postgres") as connection:
+        with self.platform.postgres.visit("postgres") as connection:
             query = (
                 "SELECT rolname, rolcanlogin::text || coalesce(rolpassword, '') FROM pg_authid WHERE rolname !~ '^pg_'"
             )
@@ -168,7 +168,7 @@ class Doomed:
 
     def databases(self) -> list[str]:
         """The databases there are."""
-        with self.platform.postgres.connect("postgres") as connection:
+        with self.platform.postgres.visit("postgres") as connection:
             rows: list[Any] = connection.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()
         return [name for (name,) in rows]
 

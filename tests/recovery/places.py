@@ -152,7 +152,7 @@ class Place:
         """All that a look may not change: every file, and what the servers hold."""
         own = {"state", "redis-0"}  # caches, and what a running server writes down by itself
         files = {p: p.read_bytes() for p in sorted(self.folder.rglob("*")) if p.is_file() and not own & {*p.parts}}
-        with self.server.connect("postgres") as admin:
+        with self.server.visit("postgres") as admin:
             names = admin.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()
         return {"files": files, "databases": names}
 
@@ -165,9 +165,9 @@ def request(mode: Mode = Mode.ASSESS, point: Point = Point.LATEST, **fields: Any
 def make_place(folder: Path, server: PostgresServer, start_redis: Callable[..., Running] | None) -> Place:
     """The platform with something in each of its sources, and an empty vault."""
     database = new_name("recovery")
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         connection.execute(
             "CREATE TABLE documents (id int PRIMARY KEY, path text);"
             "INSERT INTO documents SELECT n, 'invoices/' || n || '.pdf' FROM generate_series(1, 30) n"

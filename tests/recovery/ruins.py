@@ -111,9 +111,9 @@ class Ruins:
         return self
 
     def make_database(self, note: str = "then") -> None:
-        with self.server.connect("postgres") as admin:
+        with self.server.visit("postgres") as admin:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.database)))
-        with self.server.connect(self.database) as connection:
+        with self.server.visit(self.database) as connection:
             connection.execute(
                 sql.SQL("CREATE TABLE orders AS SELECT n AS id, {}::text AS note FROM generate_series(1, {}) n").format(
                     sql.Literal(note), sql.Literal(ORDERS)
@@ -197,7 +197,7 @@ class Ruins:
         """Remove sources, or all of them."""
         what = what or ("orders", "uploads", "configuration", "sessions")
         if "orders" in what:
-            with self.server.connect("postgres") as admin:
+            with self.server.visit("postgres") as admin:
                 admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(self.database)))
         if "uploads" in what:
             shutil.rmtree(self.uploads)
@@ -209,7 +209,7 @@ class Ruins:
 
     def spoil(self) -> None:
         """Change every source while it stays alive."""
-        with self.server.connect(self.database) as connection:
+        with self.server.visit(self.database) as connection:
             connection.execute("UPDATE orders SET note = 'spoiled'")
         (self.uploads / "logo.png").write_bytes(b"spoiled")
         (self.uploads / "since.pdf").write_bytes(b"uploaded since")
@@ -267,11 +267,11 @@ class Ruins:
 
     def notes(self, database: str | None = None) -> dict[str, int]:
         """How many orders there are by what is noted on them."""
-        with self.server.connect(database or self.database) as connection:
+        with self.server.visit(database or self.database) as connection:
             return dict(connection.execute("SELECT note, count(*) FROM orders GROUP BY note").fetchall())
 
     def databases(self) -> set[str]:
-        with self.server.connect("postgres") as admin:
+        with self.server.visit("postgres") as admin:
             found = admin.execute("SELECT datname FROM pg_database").fetchall()
         return {name for (name,) in found if name.startswith(self.database)}
 

@@ -96,7 +96,7 @@ def test_a_platform_that_is_gone_is_told_place_by_place(place: Place) -> None:
 
 def test_places_that_are_there_and_hold_nothing_are_empty(place: Place) -> None:
     place.back_up_all()
-    with place.server.connect("postgres") as admin:
+    with place.server.visit("postgres") as admin:
         admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(place.database)))
     assert place.redis is not None
     with place.redis.client() as client:
@@ -115,11 +115,11 @@ def test_places_that_are_there_and_hold_nothing_are_empty(place: Place) -> None:
 
 
 def test_a_database_without_any_table_is_empty_and_one_with_a_view_alone_is_not(small: Place) -> None:
-    with small.server.connect(small.database) as connection:
+    with small.server.visit(small.database) as connection:
         connection.execute("DROP TABLE documents")
     assert look_at(small.means, "receivables", request()).state is State.EMPTY
 
-    with small.server.connect(small.database) as connection:
+    with small.server.visit(small.database) as connection:
         connection.execute("CREATE VIEW one AS SELECT 1")
 
     assert look_at(small.means, "receivables", request()).state is State.ALIVE

@@ -142,7 +142,7 @@ def test_to_proceed_is_not_to_replace_what_is_alive(ruins: Ruins) -> None:
 
 def test_another_point_is_chosen_at_the_first_question(ruins: Ruins) -> None:
     first = ruins.means().vault.find("orders").label
-    with ruins.server.connect(ruins.database) as connection:
+    with ruins.server.visit(ruins.database) as connection:
         connection.execute("UPDATE orders SET note = 'later'")
     ruins.back_up_database_again()
     ruins.destroy("orders")

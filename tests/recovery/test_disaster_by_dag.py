@@ -84,7 +84,7 @@ def ashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ashes]:
         stack.enter_context(airflows_environment())
         told = stack.enter_context(receivers())
         platform = stack.enter_context(doomed(tmp_path, told, invoices=INVOICES))
-        with platform.platform.postgres.connect("postgres") as admin:
+        with platform.platform.postgres.visit("postgres") as admin:
             admin.execute("CREATE DATABASE airflow")
         platform.back_up()
         before = platform.whole()

@@ -22,7 +22,7 @@ QUERY = "SELECT path FROM documents"
 @pytest.fixture(scope="module")
 def database(postgres: PostgresServer) -> str:
     name = new_name("orphans")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     return name
 
@@ -41,7 +41,7 @@ def write(root: Path, *paths: str) -> None:
 
 
 def name(postgres: PostgresServer, database: str, *paths: object) -> None:
-    with postgres.connect(database) as connection:
+    with postgres.visit(database) as connection:
         connection.execute("DROP TABLE IF EXISTS documents; CREATE TABLE documents (path text)")
         with connection.cursor() as cursor:
             cursor.executemany("INSERT INTO documents VALUES (%s)", [[path] for path in paths])
@@ -104,7 +104,7 @@ def test_files_that_snapshots_leave_out_are_not_missed_in_rows(
 
 def test_the_query_can_change_nothing(postgres: PostgresServer, database: str, root: Path) -> None:
     name(postgres, database, "a")
-    with postgres.connect(database) as connection:
+    with postgres.visit(database) as connection:
         connection.execute(
             "CREATE OR REPLACE FUNCTION greedy() RETURNS text LANGUAGE sql AS"
             " $$ DELETE FROM documents; SELECT 'a'::text $$"
@@ -113,7 +113,7 @@ def test_the_query_can_change_nothing(postgres: PostgresServer, database: str, r
     with pytest.raises(SourceError, match="read-only transaction"):
         find_orphans(postgres, database, "SELECT greedy()", root)
 
-    with postgres.connect(database) as connection:
+    with postgres.visit(database) as connection:
         assert connection.execute("SELECT count(*) FROM documents").fetchone() == (1,)
 
 

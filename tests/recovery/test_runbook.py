@@ -116,7 +116,7 @@ def test_the_commands_typed_as_they_stand_bring_everything_back(place: Place) ->
     place.back_up_all(5)
     lines = code(runbook_markdown(place.means, NOW))
     before = {path: path.read_bytes() for folder in (place.uploads, place.root) for path in folder.rglob("*.*")}
-    with place.server.connect("postgres") as admin:
+    with place.server.visit("postgres") as admin:
         admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(place.database)))
     assert place.redis is not None
     with place.redis.client() as client:
@@ -131,7 +131,7 @@ def test_the_commands_typed_as_they_stand_bring_everything_back(place: Place) ->
     for words in chosen:
         lifeboat(place, *words)
 
-    with place.server.connect(place.database) as connection:
+    with place.server.visit(place.database) as connection:
         assert connection.execute("SELECT count(*) FROM documents").fetchone() == (30,)
     with place.redis.client() as client:
         assert client.dbsize() == 7

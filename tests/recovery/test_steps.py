@@ -171,7 +171,7 @@ def test_the_journal_alone_is_not_believed(ruins: Ruins) -> None:
     assessment = ruins.assess(case)
     prepare(case, assessment)
     first = {c.source: restore(case, assessment, c.source) for c in assessment.components}
-    with ruins.server.connect(first["orders"].waiting) as connection:
+    with ruins.server.visit(first["orders"].waiting) as connection:
         connection.execute("DELETE FROM orders WHERE id < 5")
     (ruins.uploads / "logo.png").unlink()
     (ruins.root / ".env").unlink()
@@ -232,7 +232,7 @@ def test_another_server_under_the_same_connection_is_not_replaced(ruins: Ruins, 
     assessment = ruins.assess(case)
     restored = [restore(case, assessment, "orders")]
     other = clusters.get(16).server  # type: ignore[attr-defined]
-    with other.connect("postgres") as admin:
+    with other.visit("postgres") as admin:
         admin.execute(f'CREATE DATABASE "{ruins.database}"'.encode())
     server, ruins.server = ruins.server, other
     ruins.write_platform()

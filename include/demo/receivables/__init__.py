@@ -29,14 +29,14 @@ def load_receivables(
     The same seed gives the same rows on every version of PostgreSQL. The role `sme_platform` is made if it is missing,
     and can log in only if a password is given. A load that fails leaves the database empty.
     """
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         _make_owner(admin, owner_password)
         admin.execute(
             sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'").format(
                 sql.Identifier(database), sql.Identifier(OWNER)
             )
         )
-    with server.connect(database, autocommit=False) as connection:
+    with server.visit(database, autocommit=False) as connection:
         connection.execute(_SESSION.format(owner=sql.Identifier(OWNER)))
         connection.execute(_DRAWING.format(seed=sql.Literal(seed), invoices=sql.Literal(invoices)))
         for script in ("tables.sql", "rows.sql", "behaviour.sql"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from lifeboat.errors import SourceRefused
+from lifeboat.postgres import session
 from lifeboat.postgres.faults import errors_explained, is_of_the_database
 
 Connection = psycopg.Connection[Any]
@@ -31,26 +33,33 @@ class PostgresServer:
     password: str = field(default="", repr=False)
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
     maintenance: str = "postgres"
+    known: session.Known = field(default_factory=session.Known, init=False, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.user}@{self.host}:{self.port}"
 
     @contextmanager
-    def connect(self, database: str, *, autocommit: bool = True) -> Iterator[Connection]:
-        """A connection, closed at the end. Raises `SourceUnavailable` or `SourceRefused`, as all use of it does."""
-        with errors_explained(self, database):
-            parameters: dict[str, Any] = {
-                "host": self.host,
-                "port": self.port,
-                "user": self.user,
-                "password": self.password or None,
-                "application_name": "lifeboat",
-                "connect_timeout": 10,
-                "keepalives_idle": 30,
-                **self.options,
-            }
-            with psycopg.connect(autocommit=autocommit, dbname=database, **parameters) as connection:
-                yield connection
+    def connect(self, database: str, *, autocommit: bool = True, read_only: bool = False) -> Iterator[Connection]:
+        """A session of ours, closed at the end: with our settings and nobody else's (see session.py).
+
+        Names are to be given in full, but for PostgreSQL's own. Raises `SourceUnavailable` or `SourceRefused`, as all
+        use of it does.
+        """
+        with errors_explained(self, database), self._login(database) as connection:
+            session.client_encoding(connection)
+            if not session.settle(connection, read_only=read_only, known=self.known):
+                self._refuse_sharing(connection, database)
+                session.insist(connection, read_only=read_only)
+            connection.autocommit = autocommit
+            yield connection
+
+    @contextmanager
+    def visit(self, database: str, *, autocommit: bool = True) -> Iterator[Connection]:
+        """A session as the application's are, with the settings of server, database and role. Raises as `connect`."""
+        with errors_explained(self, database), psycopg.connect(**self._parameters(database)) as connection:
+            session.client_encoding(connection)
+            connection.autocommit = autocommit
+            yield connection
 
     @contextmanager
     def administer(self, *, autocommit: bool = True) -> Iterator[Connection]:
@@ -89,11 +98,55 @@ class PostgresServer:
         if self.password:
             environment["PGPASSWORD"] = self.password
         environment |= {_ENVIRONMENT[name]: value for name, value in self.options.items() if name in _ENVIRONMENT}
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        ours = {} if self.known.pooled else session.limits(self.known.version) | self.known.options
+        options = session.options_text(ours | settings)
         given = self.options.get("options", "")
         if options or given:
             environment["PGOPTIONS"] = f"{given} {options}".strip()
         return environment
+
+    @contextmanager
+    def _login(self, database: str) -> Iterator[Connection]:
+        parameters = self._parameters(database)
+        if ours := session.options_text(self.known.options):
+            try:
+                both = f"{parameters.get('options', '')} {ours}".strip()
+                connection = psycopg.connect(**parameters | {"options": both})
+            except psycopg.OperationalError as error:
+                # Another server answers than before, or another program in front of it.
+                if not re.search("event_triggers|unsupported startup parameter", str(error)):
+                    raise
+                connection = psycopg.connect(**parameters)
+        else:
+            connection = psycopg.connect(**parameters)
+        with connection:
+            yield connection
+
+    def _parameters(self, database: str) -> dict[str, Any]:
+        return {
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "password": self.password or None,
+            "dbname": database,
+            "application_name": "lifeboat",
+            "connect_timeout": 10,
+            "keepalives_idle": 30,
+            "autocommit": True,
+            **self.options,
+        }
+
+    def _refuse_sharing(self, connection: Connection, database: str) -> None:
+        """Raise `SourceRefused` where settings of a session would be others' too, and not ours for long."""
+        if self.known.keeps_sessions:
+            return
+        if not session.keeps_sessions(connection, lambda: psycopg.connect(**self._parameters(database))):
+            raise SourceRefused(
+                f"{self}, database {database!r}, is reached through a pooler that shares its sessions out by the "
+                "transaction; a backup needs sessions of its own.",
+                hint="Let the connection lead to the server itself, or to a pool with `pool_mode = session`.",
+            )
+        self.known.keeps_sessions = True
 
 
 def database_argument(database: str) -> str:
@@ -102,8 +155,8 @@ def database_argument(database: str) -> str:
 
 
 def identifier(*parts: str) -> sql.Identifier:
-    """A quoted, qualified name."""
-    return sql.Identifier(*parts)
+    """A quoted, qualified name, whatever bytes it has."""
+    return session.Name(*parts)
 
 
 # libpq parameters that client programs take from the environment (PostgreSQL manual, libpq environment variables).

@@ -309,7 +309,7 @@ def _together(
 # out.
 PINNED_OUTPUT = """
     SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET extra_float_digits = 3;
-    SET bytea_output = 'hex'; SET xmloption = 'content'; SET row_security = off; SET search_path = '';
+    SET bytea_output = 'hex'; SET xmloption = 'content'; SET row_security = off; SET search_path = pg_catalog, pg_temp;
     SET lc_monetary = 'C'; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0
 """
 

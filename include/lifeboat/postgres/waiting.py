@@ -111,7 +111,7 @@ def _look(server: PostgresServer, database: str, report: Report, stop: threading
     told: set[tuple[str, frozenset[int]]] = set()
     # Whoever cannot be asked now, as while the server stops, is not: what works on it hears of that itself.
     with suppress(LifeboatError), server.connect(database) as connection:
-        connection.execute("SET statement_timeout = '5s'; SET search_path = ''")
+        connection.execute("SET statement_timeout = '5s'")
         while True:
             for wait in _waits(connection):
                 seen.append(wait)

@@ -112,7 +112,7 @@ def _paths(server: PostgresServer, database: str, sql: str, seconds: float) -> I
 
 
 def _rows(server: PostgresServer, database: str, sql: str, seconds: float, until: float) -> Iterator[list[Any]]:
-    with server.connect(database, autocommit=False) as connection:
+    with server.visit(database, autocommit=False) as connection:
         connection.read_only = True
         connection.execute(f"SET statement_timeout = {max(1, round(seconds * 1000))}".encode())
         with connection.cursor("lifeboat_paths") as cursor:

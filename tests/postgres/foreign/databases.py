@@ -74,7 +74,7 @@ def _ledger(server: PostgresServer, database: str) -> None:
 
 def _tpch(server: PostgresServer, database: str) -> None:
     psql_script(server, database, (HERE / "tpch.sql").read_text())
-    with tempfile.TemporaryDirectory() as folder, server.connect(database) as connection:
+    with tempfile.TemporaryDirectory() as folder, server.visit(database) as connection:
         _run([_programs_of_others() / "tpchgen-cli", "csv", "-s", TPCH_SCALE, "--output-dir", folder], os.environ)
         for file in Path(folder).glob("*.csv"):
             copy = f"COPY {file.stem} FROM STDIN (FORMAT csv, HEADER)".encode()
