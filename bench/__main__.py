@@ -76,7 +76,7 @@ class Bench:
     def environment(self) -> dict[str, str]:
         """How client programs reach the server, and which come first."""
         path = f"{self.programs.folder}:{os.environ['PATH']}"
-        return self.cluster.server.child_environment() | {"PATH": path}
+        return self.cluster.server.application_environment() | {"PATH": path}
 
     def program(self, name: str) -> str:
         return quote(str(self.programs.path(name)))

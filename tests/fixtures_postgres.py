@@ -106,7 +106,7 @@ def postgres(postgres_cluster: TemporaryCluster) -> PostgresServer:
 def psql(server: PostgresServer, database: str, *arguments: str, major: int = 17) -> str:
     """Run psql and return its output; raises when anything fails."""
     command = [str(PROGRAMS[major].path("psql")), "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database, *arguments]
-    done = subprocess.run(command, env=server.child_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=server.application_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -142,6 +142,6 @@ def psql_script(server: PostgresServer, database: str, script: str) -> None:
         database,
     ]
     done = subprocess.run(
-        command, env=server.child_environment(), input=script, capture_output=True, text=True, check=False
+        command, env=server.application_environment(), input=script, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -155,7 +155,7 @@ def _command(server: PostgresServer, database: str, command: Sequence[str], chil
 
 
 def _environment(server: PostgresServer, database: str) -> dict[str, str]:
-    inherited = server.child_environment()
+    inherited = server.application_environment()
     kept = {name: value for name, value in inherited.items() if not name.startswith(("AIRFLOW", "LIFEBOAT"))}
     login = quote(server.user, safe="") + (f":{quote(server.password, safe='')}" if server.password else "")
     url = f"postgresql://{login}@{server.host}:{server.port}/{quote(database, safe='')}"

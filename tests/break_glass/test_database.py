@@ -70,7 +70,7 @@ def found_in(server: PostgresServer, database: str) -> Evidence:
 
 
 def run_script(script: bytes, server: PostgresServer) -> subprocess.CompletedProcess[str]:
-    environment = server.child_environment()
+    environment = server.application_environment()
     environment["PATH"] = f"{PROGRAMS[17].folder}:{os.environ['PATH']}"
     return subprocess.run(["bash"], input=script.decode(), env=environment, capture_output=True, text=True, check=False)
 

@@ -26,7 +26,7 @@ def definitions(server: PostgresServer, database: str, major: int) -> list[str]:
     command = [
         str(PROGRAMS[major].path("pg_dump")), "--create", "--schema-only", f"--dbname={database_argument(database)}",
     ]  # fmt: skip
-    done = subprocess.run(command, env=server.child_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=server.application_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.replace(f'"{database}"', database).replace(database, "the database").split("\n")
     return [line for line in lines if not line.startswith(_OF_THE_RUN)]
@@ -35,7 +35,7 @@ def definitions(server: PostgresServer, database: str, major: int) -> list[str]:
 def roles(server: PostgresServer, major: int) -> list[str]:
     """All roles but the superuser's own, as `pg_dumpall` writes them, with passwords, memberships and settings."""
     command = [str(PROGRAMS[major].path("pg_dumpall")), "--roles-only"]
-    done = subprocess.run(command, env=server.child_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=server.application_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
     return [line for line in lines if not line.startswith((*_OF_THE_RUN, "ALTER ROLE postgres ", "-- PostgreSQL"))]

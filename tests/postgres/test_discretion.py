@@ -99,9 +99,9 @@ def test_what_names_no_more_than_things_is_told_as_it_is(said: str) -> None:
 @pytest.fixture(scope="module")
 def table(postgres: PostgresServer) -> tuple[PostgresServer, str]:
     name = new_name("discreet")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute(
             """
             CREATE DOMAIN short AS text CHECK (length(value) < 3);
@@ -137,7 +137,7 @@ def test_no_error_of_a_query_shows_a_row_nor_does_its_traceback(
 ) -> None:
     server, database = table
 
-    with pytest.raises(LifeboatError) as failed, server.connect(database) as connection:
+    with pytest.raises(LifeboatError) as failed, server.visit(database) as connection:
         connection.execute(statement.encode())
 
     told = "".join(traceback.format_exception(failed.value)).replace(
@@ -151,9 +151,9 @@ def test_a_generated_column_whose_function_fails_shows_no_row_of_the_restore(
     postgres: PostgresServer, installed: tuple[Programs, ...]
 ) -> None:
     name, kept = new_name("generated"), Kept()
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute(
             """
             CREATE TABLE limits (most int); INSERT INTO limits VALUES (9);

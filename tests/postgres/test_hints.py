@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 def strict() -> Iterator[PostgresServer]:
     """A server with users and databases that let nobody in, or not for long."""
     with TemporaryCluster(PROGRAMS[17]) as cluster:
-        with cluster.server.connect("postgres") as admin:
+        with cluster.server.visit("postgres") as admin:
             for statement in (
                 "CREATE DATABASE closed ALLOW_CONNECTIONS false",
                 "CREATE DATABASE few CONNECTION LIMIT 0",
@@ -83,7 +83,7 @@ def test_what_fails_in_a_session_says_why(
     strict: PostgresServer, statement: str, kind: type[LifeboatError], hint: str
 ) -> None:
     def run() -> None:
-        with strict.connect("postgres") as connection:
+        with strict.visit("postgres") as connection:
             for part in statement.split("; "):
                 connection.execute(part.encode())
 

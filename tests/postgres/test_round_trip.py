@@ -21,7 +21,7 @@ from tests.postgres.artifacts import Kept, restore
 def definitions(server: PostgresServer, database: str, major: int) -> list[str]:
     """Every definition as `pg_dump` writes it, without what differs between two runs."""
     command = [str(PROGRAMS[major].path("pg_dump")), "--schema-only", "-d", database]
-    done = subprocess.run(command, env=server.child_environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=server.application_environment(), capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if not re.match(r"--|\\(un)?restrict|$", line)]
 
 

@@ -81,7 +81,19 @@ class PostgresServer:
             yield connection
 
     def child_environment(self, **settings: str) -> dict[str, str]:
-        """The environment of a client program: our own, plus how to reach the server, plus session settings.
+        """The environment of a client program of ours: how to reach the server, and the settings of its session.
+
+        They go with the login, which a pooler does not take; there the programs' own must do. Where no server has been
+        asked yet, only what all versions know is set.
+        """
+        environment = self.application_environment()
+        if not self.known.pooled:
+            ours = session.of_children(self.known) | settings
+            environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS', '')} {session.options_text(ours)}".strip()
+        return environment
+
+    def application_environment(self) -> dict[str, str]:
+        """The environment of a program of the application's: our own, plus how to reach the server.
 
         The password is in the environment of that child only (PostgreSQL manual, libpq environment variables); other
         users cannot read it there, as they could read an argument.
@@ -98,17 +110,14 @@ class PostgresServer:
         if self.password:
             environment["PGPASSWORD"] = self.password
         environment |= {_ENVIRONMENT[name]: value for name, value in self.options.items() if name in _ENVIRONMENT}
-        ours = {} if self.known.pooled else session.limits(self.known.version) | self.known.options
-        options = session.options_text(ours | settings)
-        given = self.options.get("options", "")
-        if options or given:
-            environment["PGOPTIONS"] = f"{given} {options}".strip()
+        if given := self.options.get("options"):
+            environment["PGOPTIONS"] = given
         return environment
 
     @contextmanager
     def _login(self, database: str) -> Iterator[Connection]:
         parameters = self._parameters(database)
-        if ours := session.options_text(self.known.options):
+        if ours := session.options_text(self.known.at_login):
             try:
                 both = f"{parameters.get('options', '')} {ours}".strip()
                 connection = psycopg.connect(**parameters | {"options": both})

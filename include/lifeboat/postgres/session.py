@@ -49,14 +49,18 @@ class Known:
     may_silence: bool = False
 
     @property
-    def options(self) -> dict[str, str]:
+    def at_login(self) -> dict[str, str]:
         """What is to hold from the login on: no trigger of the application's fires at it, where we may say so."""
         return {"event_triggers": "off"} if self.may_silence and not self.pooled else {}
 
 
-def limits(version: int | None) -> dict[str, str]:
-    """The limits that are off in our sessions on a server of this version, or of one that is not known."""
-    return {name: "0" for name, since in _KEPT_ALIVE.items() if since <= (version or 0)}
+def of_children(known: Known) -> dict[str, str]:
+    """The settings of client programs' sessions; they set a search path themselves before they look at anything."""
+    return {"default_transaction_read_only": "off"} | _limits(known.version or 0) | known.at_login
+
+
+def _limits(version: int) -> dict[str, str]:
+    return {name: "0" for name, since in _KEPT_ALIVE.items() if since <= version}
 
 
 def options_text(settings: Mapping[str, str]) -> str:
@@ -112,7 +116,7 @@ def _settings(version: int, read_only: bool) -> sql.Composed:
     wanted = {"search_path": SEARCH_PATH, "default_transaction_read_only": "on" if read_only else "off"}
     set_each = [
         sql.SQL("pg_catalog.set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))
-        for name, value in (wanted | limits(version)).items()
+        for name, value in (wanted | _limits(version)).items()
     ]
     return sql.SQL("pg_catalog.concat({})").format(sql.SQL(", ").join(set_each))
 

@@ -50,7 +50,7 @@ def _script(name: str, clusters: Clusters) -> Path:
             psql(server, "postgres", "-c", f'CREATE DATABASE "{database}"')
             MAKERS[name](server, database)
             unfinished = script.with_suffix(".unfinished")
-            _run([PROGRAMS[oldest].path("pg_dump"), "-d", database, "-f", unfinished], server.child_environment())
+            _run([PROGRAMS[oldest].path("pg_dump"), "-d", database, "-f", unfinished], server.application_environment())
             unfinished.rename(script)
     return script
 
@@ -68,7 +68,7 @@ def _airflow(server: PostgresServer, database: str) -> None:
 
 
 def _ledger(server: PostgresServer, database: str) -> None:
-    environment = server.child_environment() | {"PGDATABASE": database}
+    environment = server.application_environment() | {"PGDATABASE": database}
     _run([_programs_of_others() / "python", HERE / "make_ledger.py"], environment)
 
 
