@@ -70,7 +70,7 @@ class Standby(TemporaryCluster):
         self.data.mkdir(mode=0o700)
         _give_away(self.data)
         command = [str(self._binaries / "pg_basebackup"), "-D", str(self.data), "-R", "-c", "fast", "--no-sync"]
-        environment = self._primary.child_environment()
+        environment = self._primary.application_environment()
         done = subprocess.run(
             [*_as_server_user(), *command], env=environment, capture_output=True, text=True, cwd="/", check=False
         )
@@ -79,7 +79,7 @@ class Standby(TemporaryCluster):
 
     def catch_up(self) -> None:
         """Wait until everything the primary has done until now is here too."""
-        with self._primary.connect("postgres") as there, self.server.connect("postgres") as here:
+        with self._primary.visit("postgres") as there, self.server.visit("postgres") as here:
             (until,) = there.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone() or ("",)
             wait_until(lambda: here.execute("SELECT pg_last_wal_replay_lsn() >= %s", [until]).fetchone() == (True,))
 

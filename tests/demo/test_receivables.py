@@ -207,7 +207,7 @@ def test_a_payment_settles_its_invoice_and_is_audited(postgres: PostgresServer, 
 
 def test_a_payment_cannot_be_allocated_twice_over(postgres: PostgresServer, receivables: str) -> None:
     with (
-        pytest.raises(SourceError, match="smaller than what it is said to pay"),
+        pytest.raises(SourceError, match=r"SQLSTATE 23514, in PL.pgSQL function receivables\.settle_invoice"),
         postgres.visit(receivables) as connection,
     ):
         connection.execute("UPDATE receivables.allocations SET amount = amount + 30 WHERE payment_id = 1")

@@ -73,7 +73,7 @@ def test_what_pg_dump_can_copy_can_be_counted_and_nothing_of_the_owner_runs(
 ) -> None:
     server = clusters.get(major).server
     name = made(server, PECULIAR)
-    with server.connect(name) as connection, pytest.raises(psycopg.errors.RaiseException, match="the owner ran"):
+    with server.visit(name) as connection, pytest.raises(psycopg.errors.RaiseException, match="the owner ran"):
         connection.execute("SELECT count(*) FROM planted")
 
     remarks = check_database(server, name, installed).remarks
@@ -151,7 +151,7 @@ def test_rows_of_an_extension_s_configuration_are_counted_as_they_are_dumped(
     postgres: PostgresServer, installed: tuple[Programs, ...], condition: str, rows: int
 ) -> None:
     name, kept = made(postgres, LICENCES), Kept()
-    with postgres.connect(name) as connection:  # as pg_extension_config_dump does it, within an extension's script
+    with postgres.visit(name) as connection:  # as pg_extension_config_dump does it, within an extension's script
         connection.execute(
             "UPDATE pg_extension SET extconfig = ARRAY['licences'::regclass::oid], extcondition = ARRAY[%s]"
             " WHERE extname = 'hstore'",
@@ -241,16 +241,16 @@ def test_a_row_that_cannot_be_written_out_is_named_before_a_dump_and_by_a_dump(
     assert not failed.value.transient
     assert "A byte of a bytea takes two in a dump" in refused.value.hint
     assert "more than 1 GiB" in failed.value.hint
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
 
 
 def made(server: PostgresServer, script: str, name: str | None = None) -> str:
     """A new database in which a script has run."""
     name = name or new_name("counted")
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with server.connect(name) as connection:
+    with server.visit(name) as connection:
         connection.execute("SET check_function_bodies = off; SET search_path = public")
         connection.execute(script.encode())
     return name

@@ -67,7 +67,7 @@ def restored(
 
 
 def rows(server: PostgresServer, database: str, table: str) -> int:
-    with server.connect(database) as connection:
+    with server.visit(database) as connection:
         row = connection.execute(f"SELECT count(*) FROM public.{table}".encode()).fetchone()
     assert row is not None
     return int(row[0])
@@ -103,7 +103,7 @@ def test_rows_that_do_not_meet_their_check_are_let_in_and_the_check_is_kept_for_
     [check] = report.not_rebuilt
     assert (check.kind, check.name) == ("CHECK CONSTRAINT", "public.a_orders a_orders_amount_check")
     assert rows(postgres, report.database, "a_orders") == 10
-    with postgres.connect(report.database) as connection, pytest.raises(Exception, match="a_orders_amount_check"):
+    with postgres.visit(report.database) as connection, pytest.raises(Exception, match="a_orders_amount_check"):
         connection.execute("INSERT INTO public.a_orders VALUES (11, 11)")
 
 

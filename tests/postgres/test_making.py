@@ -31,9 +31,9 @@ Dumped = tuple[Kept, DatabaseDump]
 @pytest.fixture(scope="module")
 def dumped(postgres: PostgresServer, installed: tuple[Programs, ...]) -> Dumped:
     name, kept = new_name("making source"), Kept()
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute("CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 100) n")
     return kept, dump_database(postgres, name, kept, installed=installed)
 
@@ -60,7 +60,7 @@ def mark(*arguments):
 
 
 making.mark_unfinished = mark
-with server.connect("template1") as look:
+with server.visit("template1") as look:
     was = describe_database(look, tables=(), sequences=()).database
 with server.administer() as admin:
     if moment == "while it is made":
@@ -71,13 +71,13 @@ with server.administer() as admin:
 
 
 def unfinished(server: PostgresServer) -> set[str]:
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         rows = admin.execute("SELECT datname FROM pg_database WHERE datname ~ %s", [f"^{making.PREFIX}"]).fetchall()
     return {name for (name,) in rows}
 
 
 def busy(server: PostgresServer, what: str) -> bool:
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         return bool(
             admin.execute(
                 "SELECT FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid() AND state = 'active'",
@@ -114,7 +114,7 @@ def test_whenever_it_is_killed_the_next_restore_to_that_name_succeeds(
 
 def sessions(server: PostgresServer) -> int:
     """How many sessions of killed ones the server has not ended yet."""
-    with server.connect("postgres") as admin:
+    with server.visit("postgres") as admin:
         row = admin.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lifeboat' AND pid <> pg_backend_pid()"
             " AND query LIKE ANY (ARRAY['CREATE DATABASE%', '%advisory_lock%', 'COMMENT ON%', 'ALTER DATABASE%'])"
@@ -185,7 +185,7 @@ def test_what_is_missing_there_is_named(
 def bare() -> Iterator[PostgresServer]:
     """A server without the database postgres."""
     with TemporaryCluster(PROGRAMS[17]) as cluster:
-        with cluster.server.connect("template1") as admin:
+        with cluster.server.visit("template1") as admin:
             admin.execute("DROP DATABASE postgres")
             admin.execute("CREATE DATABASE defaultdb")
         yield cluster.server
@@ -207,7 +207,7 @@ def test_the_database_to_log_in_to_is_the_one_that_was_chosen(bare: PostgresServ
 
 
 def test_where_no_database_lets_us_in_the_setting_for_it_is_told(bare: PostgresServer) -> None:
-    with bare.connect("template1") as admin:
+    with bare.visit("template1") as admin:
         admin.execute("CREATE ROLE guest LOGIN PASSWORD 'g'; REVOKE CONNECT ON DATABASE template1 FROM PUBLIC")
 
     def look() -> None:

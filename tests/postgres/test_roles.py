@@ -29,7 +29,7 @@ class Managed:
 @pytest.fixture(params=MAJORS)
 def managed(request: pytest.FixtureRequest, clusters: Clusters) -> Iterator[Managed]:
     server, manager = clusters.get(request.param).server, new_name("manager")
-    with server.connect("postgres") as root:
+    with server.visit("postgres") as root:
         root.execute(f"CREATE ROLE {manager} LOGIN CREATEROLE CREATEDB PASSWORD 'm'".encode())
         yield Managed(replace(server, user=manager, password="m"), root)
 
@@ -71,7 +71,7 @@ def dumped_and_gone(
     managed.root.execute(f"CREATE ROLE {owner} LOGIN PASSWORD 'app'".encode())
     managed.root.execute(f"CREATE DATABASE {name} OWNER {owner}".encode())
     root = replace(server, user=managed.root.info.user, password=managed.root.info.password)
-    with root.connect(name) as connection:
+    with root.visit(name) as connection:
         connection.execute(f"SET ROLE {owner}; CREATE SCHEMA s; CREATE TABLE s.t AS SELECT 1 AS a".encode())
     dump = dump_database(root, name, kept, installed=installed)
     managed.root.execute(f"DROP DATABASE {name}".encode())
@@ -83,7 +83,7 @@ def test_roles_are_made_all_or_none(managed: Managed) -> None:
     first, second = new_name("role"), new_name("pg_role")  # the server keeps names that begin so for itself
 
     def make() -> None:
-        with managed.manager.connect("postgres") as admin:
+        with managed.manager.visit("postgres") as admin:
             restore_roles(admin, managed.manager, script_of(first, second), first)
 
     with pytest.raises(SourceError, match="is reserved"):
@@ -101,7 +101,7 @@ def test_what_may_not_be_given_is_left_out_and_told(managed: Managed) -> None:
         f"ALTER ROLE {name} SET work_mem TO '8MB';\nALTER ROLE {name} SET log_statement TO 'all';\n"
         f"GRANT {group} TO {name} WITH INHERIT TRUE GRANTED BY postgres;\n"
     )
-    with managed.manager.connect("postgres") as admin:
+    with managed.manager.visit("postgres") as admin:
         notes = restore_roles(admin, managed.manager, script, name)
 
     told = next(note for note in notes if note.startswith(f"The role {name} is not as it was"))

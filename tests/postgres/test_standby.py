@@ -46,9 +46,9 @@ class Pair:
 def pair() -> Iterator[Pair]:
     """A primary that serves the database `shop`, and a standby that gives way to it at once."""
     with TemporaryCluster(PROGRAMS[17]) as primary:
-        with primary.server.connect("postgres") as admin:
+        with primary.server.visit("postgres") as admin:
             admin.execute("CREATE DATABASE shop")
-        with primary.server.connect("shop") as connection:
+        with primary.server.visit("shop") as connection:
             connection.execute(SHOP.encode())
         with Standby(primary, {"max_standby_streaming_delay": "0"}) as standby:
             standby.catch_up()
@@ -69,18 +69,18 @@ def test_a_standby_is_backed_up_verified_and_restored_elsewhere(
     unlogged = "The unlogged table public.sessions is without rows: the source is a standby, which holds none of them."
     assert remarks == (unlogged,)
     assert snapshot.manifest.facts["remarks"] == [unlogged]
-    assert report.notes == (unlogged,)
+    assert unlogged in report.notes
     assert {table.name: table.rows for table in report.evidence.tables} == {"invoices": 9000, "sessions": 0}
 
 
 def _vacuumed(server: PostgresServer) -> None:
-    with server.connect("shop") as primary:
+    with server.visit("shop") as primary:
         primary.execute("UPDATE invoices SET note = note || '!' WHERE id % 2 = 0")
         primary.execute("VACUUM invoices")
 
 
 def _dropped(server: PostgresServer) -> None:
-    with server.connect("shop") as primary:
+    with server.visit("shop") as primary:
         primary.execute("DROP TABLE invoices CASCADE")
 
 
@@ -106,7 +106,7 @@ def test_what_the_primary_does_may_cancel_a_dump_and_is_told_with_the_setting_th
 
 
 def _conflicts(standby: PostgresServer) -> int:
-    with standby.connect("postgres") as connection:
+    with standby.visit("postgres") as connection:
         row = connection.execute("SELECT conflicts FROM pg_stat_database WHERE datname = 'shop'").fetchone()
     return int(row[0]) if row else 0
 

@@ -43,7 +43,7 @@ class ExtensionContent:
 def read_extension_contents(connection: Connection) -> tuple[ExtensionContent, ...]:
     """All that belongs to extensions and holds something, or is configuration; counted without a plan unless
     `pg_dump` itself needs one, for a condition."""
-    connection.execute("SET search_path = ''")
+    connection.execute("SET search_path = pg_catalog, pg_temp")
     found = []
     for extension, kind, schema, name, condition, size, oid in connection.execute(_MEMBERS).fetchall():
         held: int | None
