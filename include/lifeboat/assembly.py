@@ -111,12 +111,16 @@ def open_repository(settings: RepositorySettings, connection: Connection | None,
         return LocalDiskRepository(Path(location.prefix), settings.name)
     if location.scheme == "s3":
         from lifeboat.repositories.s3 import S3Repository
+        from lifeboat.repositories.s3_requests import Encryption
 
         if client is None:
             assert connection is not None  # settings are refused without
             client = s3_client(connection)
         lock_mode = settings.object_lock.upper() if settings.object_lock else None
-        return S3Repository(client, location.container, location.prefix, settings.name, lock_mode=lock_mode)
+        encryption = Encryption(settings.encryption, settings.encryption_key) if settings.encryption else None
+        return S3Repository(
+            client, location.container, location.prefix, settings.name, lock_mode=lock_mode, encryption=encryption
+        )
     from lifeboat.repositories.azure import AzureBlobRepository
 
     if client is None:

@@ -313,6 +313,12 @@ class RepositorySettings(_Settings):
     object_lock: Literal["governance", "compliance"] | None = Field(
         default=None, description="governance or compliance, in a bucket or container that locks objects"
     )
+    encryption: Literal["AES256", "aws:kms"] | None = Field(
+        default=None, description="AES256 or aws:kms, where a bucket's policy demands that the store encrypts"
+    )
+    encryption_key: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="the id or ARN of a KMS key, with `encryption: aws:kms`"
+    )
 
     @property
     def location(self) -> Location:
@@ -332,6 +338,14 @@ class RepositorySettings(_Settings):
             raise _fault("a local repository takes no connection.", "Remove this line.", at=("connection",))
         if local and self.object_lock:
             raise _fault("a local repository cannot lock objects.", "Remove this line.", at=("object_lock",))
+        if self.encryption and self.location.scheme != "s3":
+            raise _fault("only S3 is told how to encrypt.", "Remove this line.", at=("encryption",))
+        if self.encryption_key and self.encryption != "aws:kms":
+            raise _fault(
+                "a key is for the encryption aws:kms.",
+                "Add `encryption: aws:kms`, or remove this.",
+                at=("encryption_key",),
+            )
         for tier, storage_class in self.storage_class.by_tier().items():
             at = ("storage_class", tier.value)
             if local:

@@ -37,6 +37,7 @@ from lifeboat.repositories.findings import Finding
 from lifeboat.repositories.parts import MIB, Part, cut, in_parallel, part_sizes
 from lifeboat.repositories.s3_faults import code_of, from_s3, refuse_pages, status_of
 from lifeboat.repositories.s3_findings import examine_bucket
+from lifeboat.repositories.s3_requests import Checksums, Encryption, part_record, ranges_of
 from lifeboat.streams import CHUNK
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ _DROPPED = (BotoCoreError, HTTPError, OSError)
 class S3Repository:
     """Objects under a prefix of one bucket, put and copied only where the store finds nothing of that name.
 
-    `lock_mode` is GOVERNANCE or COMPLIANCE in a bucket that locks objects.
+    `lock_mode` is GOVERNANCE or COMPLIANCE in a bucket that locks objects, `encryption` is how the store encrypts.
     `page`, `sizes` and `copy_part` are for tests: keys asked for at a time, sizes of the parts of a put and of a copy.
     """
 
@@ -85,9 +86,12 @@ class S3Repository:
         copy_part: int = COPY_PART,
         page: int = 1000,
         lock_mode: str | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         self._client = client
         client.meta.events.register("before-parse.s3", refuse_pages, unique_id="lifeboat-pages")
+        self._checksums = Checksums.of(client)
+        self._encryption = encryption
         self._lock_mode = lock_mode
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/".lstrip("/")
@@ -116,9 +120,9 @@ class S3Repository:
     ) -> ObjectInfo:
         """As the contract says. A process that is killed leaves at most an unfinished upload, which no listing shows.
 
-        The server checks the SHA-256 of every part. Looked for first, because some stores ignore conditions.
+        The server checks the SHA-256 of every part, or its MD5. Looked for first: some stores ignore conditions.
         """
-        attributes = _attributes(storage_class) | self._locking(locked_until)
+        attributes = self._attributes(storage_class) | self._locking(locked_until)
         self._refuse_existing(check_key(key))
         parts = cut(chunks, self._sizes())
         first = next(parts)
@@ -138,11 +142,11 @@ class S3Repository:
         self._refuse_existing(check_key(target))
         if _thaw_state(found) is not ThawState.READABLE:
             raise ObjectArchived(f"{self._cannot('copy', source)}: it is archived.", hint="Thaw it first.")
-        attributes, size = _attributes(storage_class) | locking, int(found["ContentLength"])
+        attributes, size = self._attributes(storage_class) | locking, int(found["ContentLength"])
         if size == 0:
             return self.put(target, [], storage_class=storage_class, locked_until=locked_until)
         # One part or many: not every store that makes an upload's end conditional does so for its copy request.
-        ranges = enumerate(_ranges(size, max(self._copy_part, -(-size // MOST_PARTS))), start=1)
+        ranges = enumerate(ranges_of(size, max(self._copy_part, -(-size // MOST_PARTS))), start=1)
         with self._upload(target, attributes) as upload_id:
             sent = in_parallel(ranges, lambda part: self._send_copy(source, target, upload_id, *part))
             digest = self._complete(target, upload_id, sent, attributes)
@@ -204,7 +208,7 @@ class S3Repository:
         found = self._existing(check_key(key))
         if found["ContentLength"] > PROBE_LIMIT:
             raise RepositoryError(f"{self._cannot('probe with', key)}: it is too large.", hint="Use a small object.")
-        kept = {name: found[name] for name in ("Metadata", "StorageClass") if name in found}
+        kept = {name: found[name] for name in ("Metadata", "StorageClass") if name in found} | self._encrypting()
         body = b"".join(self.get(key))
         try:
             with self._faults("probe", key):
@@ -281,7 +285,8 @@ class S3Repository:
 
     def examine(self) -> Iterator[Finding]:
         """Look at the bucket's own settings."""
-        return examine_bucket(self._client, self._bucket, self._lock_mode)
+        yield self._checksums.finding()
+        yield from examine_bucket(self._client, self._bucket, self._lock_mode)
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 
@@ -294,14 +299,14 @@ class S3Repository:
         return {"ObjectLockMode": self._lock_mode, "ObjectLockRetainUntilDate": until}
 
     def _put_whole(self, key: str, part: Part, attributes: dict[str, Any]) -> str | None:
-        request = {**self._at(key), **attributes, "ChecksumAlgorithm": "SHA256", "IfNoneMatch": "*"}
+        request = {**self._at(key), **attributes, **self._checksums.of_a_part(part), "IfNoneMatch": "*"}
         return _digest(self._create(key, attributes, lambda: self._client.put_object(**request, Body=part.body)))
 
     @contextmanager
     def _upload(self, key: str, attributes: dict[str, Any]) -> Iterator[str]:
         """An unfinished upload, which is given up when anything is raised."""
         with self._faults("put", key):
-            request = {**self._at(key), **attributes, "ChecksumAlgorithm": "SHA256"}
+            request = {**self._at(key), **attributes, **self._checksums.of_an_object()}
             upload_id = self._client.create_multipart_upload(**request)["UploadId"]
         try:
             yield upload_id
@@ -324,17 +329,17 @@ class S3Repository:
                     PartNumber=part.number,
                     Body=part.body,
                     ContentLength=part.size,
-                    ChecksumAlgorithm="SHA256",
+                    **self._checksums.of_a_part(part),
                 )
         finally:
             part.close()
-        return part.size, _part_record(part.number, answer)
+        return part.size, part_record(part.number, answer)
 
     def _send_copy(self, source: str, target: str, upload_id: str, number: int, span: str) -> dict[str, Any]:
         request: Any = {"CopySource": self._at(source), "CopySourceRange": span, "PartNumber": number}
         with self._faults("copy to", target):
             answer = self._client.upload_part_copy(**self._at(target), UploadId=upload_id, **request)
-        return _part_record(number, answer["CopyPartResult"])
+        return part_record(number, answer["CopyPartResult"])
 
     def _complete(
         self, key: str, upload_id: str, records: Sequence[dict[str, Any]], attributes: dict[str, Any]
@@ -375,7 +380,7 @@ class S3Repository:
 
     def _head(self, key: str) -> dict[str, Any]:
         with self._faults("look at", key):
-            return dict(self._client.head_object(**self._at(key), ChecksumMode="ENABLED"))
+            return dict(self._client.head_object(**self._at(key), **self._checksums.of_a_look()))
 
     def _existing(self, key: str) -> dict[str, Any]:
         try:
@@ -435,29 +440,24 @@ class S3Repository:
     def _fault(self, error: Exception, verb: str, key: str) -> RepositoryError:
         # Without a user and a password, should the endpoint hold some.
         host = urlsplit(self._client.meta.endpoint_url).netloc.rpartition("@")[2]
-        return from_s3(error, self._cannot(verb, key), host)
+        fault = from_s3(error, self._cannot(verb, key), host)
+        if verb in ("put", "probe") and isinstance(fault, RepositoryRefused) and self._encryption is None:
+            fault.hint += " Where a policy demands that the store encrypts, add `encryption` in platform.yaml."
+        return fault
 
+    def _attributes(self, storage_class: str | None) -> dict[str, Any]:
+        """What a new object is created with; the mark tells a put's own object from another's."""
+        attributes: dict[str, Any] = {"Metadata": {_PUT_ID: uuid.uuid4().hex}, **self._encrypting()}
+        return attributes if storage_class is None else {**attributes, "StorageClass": storage_class}
 
-def _attributes(storage_class: str | None) -> dict[str, Any]:
-    """What a new object is created with; the mark tells a put's own object from another's."""
-    attributes: dict[str, Any] = {"Metadata": {_PUT_ID: uuid.uuid4().hex}}
-    return attributes if storage_class is None else {**attributes, "StorageClass": storage_class}
+    def _encrypting(self) -> dict[str, Any]:
+        return {} if self._encryption is None else self._encryption.attributes()
 
 
 def _info(key: str, size: int, digest: str | None, storage_class: str | None) -> ObjectInfo:
     """What an object just made looks like."""
     state = _thaw_state({"StorageClass": storage_class})
     return ObjectInfo(key, size, datetime.now(UTC), digest, storage_class or _DEFAULT_CLASS, thaw_state=state)
-
-
-def _part_record(number: int, answer: Any) -> dict[str, Any]:
-    """A part as the request that completes an upload names it."""
-    checksum = {"ChecksumSHA256": answer["ChecksumSHA256"]} if "ChecksumSHA256" in answer else {}
-    return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
-
-
-def _ranges(size: int, part: int) -> Iterator[str]:
-    return (f"bytes={start}-{min(start + part, size) - 1}" for start in range(0, size, part))
 
 
 def _digest(found: Mapping[str, Any]) -> str | None:

@@ -25,6 +25,7 @@ from lifeboat.errors import (
     RepositoryRefused,
     RepositoryUnavailable,
 )
+from lifeboat.repositories.s3_requests import CHECKSUMS_OFF
 from lifeboat.repositories.web_pages import HINT, PageFromS3, page_in
 
 if TYPE_CHECKING:
@@ -77,7 +78,13 @@ def _from_answer(error: ClientError, tried: str) -> RepositoryError:
     fault = _BY_CODE.get(code) or _BY_STATUS.get(status) or (_UNAVAILABLE if status > 501 else _UNKNOWN)
     if "quota" in code.lower() or code.endswith("Full"):
         fault = _FULL
+    if code.startswith("KMS."):
+        fault = _KMS
     kind, reason, hint = fault
+    answered = str(error.response.get("Error", {}).get("Message", "")).lower()
+    if any(word in answered for word in _CHECKSUM_HEADERS) or (fault is _UNKNOWN and code == "400"):
+        # An answer to HEAD has no text; of ours, only a header that the store does not know makes it so.
+        hint = f"If the store does not know the headers of checksums, set {CHECKSUMS_OFF}."
     # A refusal's text says which permission is missing; those about signatures are not quoted, but explained.
     text = str(error.response.get("Error", {}).get("Message", ""))[:300] if fault in {_FORBIDDEN, _UNKNOWN} else ""
     answer = f"{code}, status {status}" if code and code != str(status) else f"status {status}"
@@ -104,6 +111,12 @@ _UNAVAILABLE: _Fault = (RepositoryUnavailable, "the store could not do it now", 
 _DAMAGED: _Fault = (RepositoryUnavailable, "the bytes arrived damaged", _AGAIN)
 _STRANGER: _Fault = (RepositoryRefused, "the credentials were refused", _CREDENTIALS)
 _FORBIDDEN: _Fault = (RepositoryRefused, "permission was refused", f"{_CREDENTIALS} {_PERMISSIONS}")
+_KMS: _Fault = (
+    RepositoryRefused,
+    "the key that it is to be encrypted with cannot be used",
+    "Correct `encryption_key` in platform.yaml; allow these credentials kms:GenerateDataKey and kms:Decrypt with it.",
+)
+_CHECKSUM_HEADERS = ("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer", "unsigned-payload-trailer")
 _FULL: _Fault = (RepositoryFull, "there is no room left", "Make room, or raise the quota.")
 _NO_BUCKET: _Fault = (
     RepositoryRefused,
