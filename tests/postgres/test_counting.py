@@ -14,7 +14,7 @@ from lifeboat.errors import SourceError, SourceRefused
 from lifeboat.postgres.cluster import TemporaryCluster
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.dump import check_database, dump_database
-from lifeboat.postgres.evidence import Evidence, differences
+from lifeboat.postgres.evidence import Evidence, count_tables, differences, tables_to_read
 from lifeboat.postgres.programs import Programs
 from tests.fixtures_postgres import MAJORS, PROGRAMS, Clusters, new_name
 from tests.postgres.artifacts import Kept, restore
@@ -48,6 +48,11 @@ PECULIAR = """
     CREATE TABLE plain (id int PRIMARY KEY, name text);
     CREATE INDEX ON plain (lower(name)) WHERE id > 1;
 
+    CREATE TABLE casts (n int);
+    CREATE FUNCTION cast_to_text(casts) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''the owner ran''; END';
+    CREATE CAST (casts AS text) WITH FUNCTION cast_to_text(casts);
+
+    INSERT INTO casts VALUES (1);
     INSERT INTO people SELECT n, 'Ada' FROM generate_series(1, 7) n;
     INSERT INTO planted VALUES (1, 'a'), (2, 'b');
     INSERT INTO partial VALUES ('a'), (NULL), ('');
@@ -63,7 +68,17 @@ PECULIAR = """
     CREATE OR REPLACE FUNCTION same(int, int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE
         AS 'BEGIN RAISE EXCEPTION ''the owner ran''; END';
 """
-ROWS = {"bare": 3, "domains": 5, "measured": 4, "operators": 6, "partial": 3, "people": 7, "plain": 1, "planted": 2}
+ROWS = {
+    "bare": 3,
+    "casts": 1,
+    "domains": 5,
+    "measured": 4,
+    "operators": 6,
+    "partial": 3,
+    "people": 7,
+    "plain": 1,
+    "planted": 2,
+}
 
 
 @pytest.mark.parametrize("major", MAJORS)
@@ -84,6 +99,46 @@ def test_what_pg_dump_can_copy_can_be_counted_and_nothing_of_the_owner_runs(
     assert remark.startswith("The index public.people_key uses public.key_of, which names norm without a schema")
     assert dump.evidence.remarks == remarks
     assert Evidence.from_json(dump.evidence.to_json()) == dump.evidence
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "LATIN1"])
+def test_a_digest_without_a_plan_is_the_one_that_the_server_gives(postgres: PostgresServer, encoding: str) -> None:
+    name = new_name("digests")
+    with postgres.connect("postgres") as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
+    with postgres.connect(name) as connection:
+        connection.execute(
+            r"""
+            CREATE TYPE record_of AS (t text, n int);
+            CREATE TABLE odd (n int, "a name" text, gone int, b bytea, r record_of, m numeric, l text[]);
+            ALTER TABLE odd DROP COLUMN gone;
+            INSERT INTO odd (n, "a name") VALUES (NULL, NULL), (1, ''), (2, ' '), (3, '\N'),
+                (4, E'tab\tline\nreturn\rfeed\fback\b\v'),
+                (5, 'quoted "so" (or, so) \ and \\'), (7, '.'), (7, '.'), (8, E'\x01\x7f');
+            INSERT INTO odd VALUES (6, 'Kündigung £', '\x00ff', ROW('a', 1), 1.50, '{a,NULL,"b c"}');
+            CREATE TABLE single (t text); INSERT INTO single VALUES (''), (NULL), ('x');
+            CREATE TABLE bare (); INSERT INTO bare SELECT FROM generate_series(1, 3);
+            CREATE TABLE empty_one (n int);
+            """.encode()
+        )
+        tables = tables_to_read(connection)
+
+        planned = count_tables(connection, tables, content_hash=True, unplanned=frozenset())
+        copied = count_tables(connection, tables, content_hash=True, unplanned=frozenset(t.oid for t in tables))
+
+    assert copied == planned
+    assert {table.name: table.rows for table in copied} == {"bare": 3, "empty_one": 0, "odd": 10, "single": 3}
+
+
+def test_a_virtual_column_is_not_made_for_a_digest(clusters: Clusters, installed: tuple[Programs, ...]) -> None:
+    server = clusters.get(18).server
+    name = made(
+        server, "CREATE TABLE virtual (n int, m int GENERATED ALWAYS AS (1 / n)); INSERT INTO virtual VALUES (0)"
+    )
+
+    evidence = dump_database(server, name, Kept(), installed=installed, content_hash=True).evidence
+
+    assert [(table.rows, table.content) for table in evidence.tables] == [(1, None)]
 
 
 def test_only_functions_that_lose_their_way_without_a_search_path_are_remarked(

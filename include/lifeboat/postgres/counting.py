@@ -7,17 +7,24 @@ put in place, and immutable ones with constants are called, with our rights and 
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 from psycopg import sql
 
 from lifeboat.postgres.connection import Connection
 
 
-def tables_not_to_plan(connection: Connection) -> frozenset[int]:
+def tables_not_to_plan(connection: Connection, *, whole_rows: bool = False) -> frozenset[int]:
     """Tables with an index or statistics over functions, operators or domains that the planner might run or read.
 
     What is built in, or written in C, which only a superuser can have done, is left to the planner: most tables are.
+    To read `whole_rows` would also run what virtual generated columns are made of.
     """
-    return frozenset(oid for (oid,) in connection.execute(_NOT_TO_PLAN))
+    tables = {oid for (oid,) in connection.execute(_NOT_TO_PLAN)}
+    if whole_rows:
+        tables |= {oid for (oid,) in connection.execute(_VIRTUAL)}
+    return frozenset(tables)
 
 
 def count_by_copying(connection: Connection, schema: str, table: str) -> int:
@@ -31,6 +38,46 @@ def count_by_copying(connection: Connection, schema: str, table: str) -> int:
                 pass
         return cursor.rowcount
 
+
+def digest_by_copying(connection: Connection, schema: str, table: str) -> tuple[int, str | None]:
+    """Exact rows of a table and the digest of their content that the server itself would give, without a plan.
+
+    There is no digest where columns are generated: they are not copied.
+    """
+    name = sql.Identifier(schema, table)
+    row = connection.execute(_COLUMNS, [schema, table]).fetchone()
+    columns, generated, encoding = row or (0, False, "UTF8")
+    if generated:
+        return count_by_copying(connection, schema, table), None
+    total, rest = 0, b""
+    with connection.cursor() as cursor:
+        copying = sql.SQL("COPY {} TO STDOUT (ENCODING {})").format(name, sql.Literal(encoding))
+        with cursor.copy(copying) as chunks:
+            for chunk in chunks:
+                *lines, rest = (rest + bytes(chunk)).split(b"\n")
+                for line in lines:
+                    digest = hashlib.md5(_as_record(line, columns), usedforsecurity=False).digest()
+                    total += int.from_bytes(digest[:8], "big", signed=True)
+        return cursor.rowcount, str(total)
+
+
+def _as_record(line: bytes, columns: int) -> bytes:
+    """A line of COPY as the text of a row value (PostgreSQL manual, COPY and Composite Types)."""
+    return b"(" + b",".join(map(_as_field, line.split(b"\t") if columns else ())) + b")"
+
+
+def _as_field(copied: bytes) -> bytes:
+    if copied == b"\\N":
+        return b""
+    value = _ESCAPED.sub(lambda found: _ESCAPES.get(found[1], found[1]), copied) if b"\\" in copied else copied
+    if value and not _QUOTED.search(value):
+        return value
+    return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'""') + b'"'
+
+
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+_QUOTED = re.compile(rb'["\\(),\t\n\v\f\r ]')
 
 # Dependencies on what is built in are not recorded (PostgreSQL manual, pg_depend). A domain's constraints are planned
 # with the expressions it is in.
@@ -53,6 +100,18 @@ _NOT_TO_PLAN = b"""
       LEFT JOIN pg_catalog.pg_type t
         ON u.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND t.oid = u.refobjid
      WHERE l.lanname NOT IN ('internal', 'c') OR t.typtype = 'd'
+"""
+
+_VIRTUAL = b"""
+    SELECT DISTINCT a.attrelid::pg_catalog.int8 FROM pg_catalog.pg_attribute a WHERE a.attgenerated = 'v'
+"""
+
+_COLUMNS = """
+    SELECT pg_catalog.count(*), coalesce(pg_catalog.bool_or(a.attgenerated <> ''), false),
+           pg_catalog.current_setting('server_encoding')
+      FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
 """
 
 _LEAST_COLUMN = """

@@ -206,7 +206,7 @@ class _Job:
             _wait_for_locks_only_so_long(connection)
             for first in range(0, len(tables), TABLES_AT_A_TIME):
                 # Outside of the dump's moment, since the planner goes by what there is now.
-                unplanned = tables_not_to_plan(connection)
+                unplanned = tables_not_to_plan(connection, whole_rows=content_hash)
                 with connection.transaction():
                     connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                     connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.snapshot)))

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from lifeboat.errors import SettingsError, UnknownFormat
 from lifeboat.postgres.connection import Connection
-from lifeboat.postgres.counting import count_by_copying, tables_not_to_plan
+from lifeboat.postgres.counting import count_by_copying, digest_by_copying, tables_not_to_plan
 from lifeboat.postgres.extensions import ExtensionContent, content_differences, read_extension_contents
 
 FORMAT = 1
@@ -184,10 +184,10 @@ def count_tables(
     """Exact rows of each table as the connection's transaction sees them, and on request a digest of their content.
 
     The digest does not depend on the order of rows and is the same on every server version. A table in `unplanned`, by
-    default those of `tables_not_to_plan`, is counted without a plan and has no digest.
+    default those of `tables_not_to_plan`, is counted without a plan, and has no digest where columns are generated.
     """
     connection.execute(PINNED_OUTPUT)
-    unplanned = tables_not_to_plan(connection) if unplanned is None else unplanned
+    unplanned = tables_not_to_plan(connection, whole_rows=content_hash) if unplanned is None else unplanned
     counted = [_count(connection, table, content_hash, table.oid not in unplanned) for table in tables]
     return tuple(sorted(counted, key=lambda table: (table.schema, table.name)))
 
@@ -316,15 +316,20 @@ PINNED_OUTPUT = """
 
 def _count(connection: Connection, table: TableToRead, content_hash: bool, planned: bool) -> TableEvidence:
     if not planned:
-        rows = count_by_copying(connection, table.schema, table.name)
-        return TableEvidence(table.schema, table.name, rows, moves_in=table.moves_in)
+        named = (table.schema, table.name)
+        rows, content = (
+            digest_by_copying(connection, *named) if content_hash else (count_by_copying(connection, *named), None)
+        )
+        return TableEvidence(*named, rows, content, moves_in=table.moves_in)
     name = sql.Identifier(table.schema, table.name)
     if not content_hash:
         query = sql.SQL("SELECT count(*), NULL FROM ONLY {}").format(name)
     else:
         # A sum over 64 bits of each row's MD5 does not depend on the order of rows; numeric cannot overflow.
+        # To text by these functions, since a cast of the owner's would be run.
         query = sql.SQL(
-            "SELECT count(*), sum(('x' || left(md5((a_row.*)::text), 16))::bit(64)::bigint::numeric)::text"
+            "SELECT count(*),"
+            " sum(('x' || left(md5(textin(record_out(a_row.*))), 16))::bit(64)::bigint::numeric)::text"
             " FROM ONLY {} AS a_row"
         ).format(name)
     rows, content = _one(connection, query)
