@@ -37,6 +37,7 @@ from lifeboat.postgres.huge_rows import refuse_huge_rows
 from lifeboat.postgres.programs import SUPPORTED, Programs, programs_for_dump
 from lifeboat.postgres.remarks import build_remarks, lock_remarks, unlogged_note, unlogged_tables
 from lifeboat.postgres.selection import EVERYTHING, Selection
+from lifeboat.postgres.standby import telling_of_conflicts
 from lifeboat.postgres.waiting import telling_of_locks
 from lifeboat.progress import Report
 from lifeboat.streams import ArtifactSink
@@ -128,7 +129,7 @@ def dump_database(
     children = children or Children()
     with telling_of_locks(server, database, report), server.connect(database) as connection:
         scope = _scope(connection, server, database, installed, selection)
-        with _exported_snapshot(connection) as snapshot:
+        with _exported_snapshot(connection) as snapshot, telling_of_conflicts(server, database, connection):
             # Rereads the catalogue inside the snapshot; a table made or dropped since then must not be missed.
             scope = _scope(connection, server, database, installed, selection)
             sequences = _read_sequences(connection, server, database) if selection.complete else ()
