@@ -144,7 +144,9 @@ def database_source(platform: Platform, name: str, lookup: Lookup) -> DatabaseSo
             f"{place}: neither the connection {connection.conn_id!r} nor the source {name!r} names a database.",
             hint="Add `database: <name>` to the source.",
         )
-    return DatabaseSource(name, postgres_server(connection), database, settings.content_hash, settings.stream_size)
+    return DatabaseSource(
+        name, postgres_server(connection), database, settings.content_hash, settings.stream_size, settings.connections
+    )
 
 
 def databases_named_twice(platform: Platform, lookup: Lookup) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class DatabaseSource:
     database: str
     content_hash: bool = False
     stream_size: int | None = None
+    connections: int | None = None
 
 
 def check_ready(
@@ -94,6 +95,7 @@ def back_up_database(
         selection=selection,
         content_hash=source.content_hash,
         stream_size=source.stream_size,
+        connections=source.connections,
         children=children,
         report=report,
     )

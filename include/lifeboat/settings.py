@@ -376,6 +376,9 @@ class DatabaseSettings(_Settings):
     stream_size: ByteSize | None = Field(
         None, gt=0, description="the bytes of rows a stream is to have, such as 256 MiB"
     )
+    connections: int | None = Field(
+        None, ge=3, description="how many connections a backup may have at a time, 3 or more, such as 5"
+    )
     smoke_checks: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="a file of SQL checks beside platform.yaml, such as smoke_checks.yaml"
     )

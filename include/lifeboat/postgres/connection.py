@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +16,12 @@ from psycopg.conninfo import make_conninfo
 
 from lifeboat.errors import SourceRefused
 from lifeboat.postgres import session
-from lifeboat.postgres.faults import errors_explained, is_of_the_database
+from lifeboat.postgres.faults import errors_explained, is_full, is_of_the_database
 
 Connection = psycopg.Connection[Any]
+
+FULL_SECONDS = 2.0
+"""How long a server that takes no more connections is asked again."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +124,14 @@ class PostgresServer:
         if ours := session.options_text(self.known.at_login):
             try:
                 both = f"{parameters.get('options', '')} {ours}".strip()
-                connection = psycopg.connect(**parameters | {"options": both})
+                connection = _opened(**parameters | {"options": both})
             except psycopg.OperationalError as error:
                 # Another server answers than before, or another program in front of it.
                 if not re.search("event_triggers|unsupported startup parameter", str(error)):
                     raise
-                connection = psycopg.connect(**parameters)
+                connection = _opened(**parameters)
         else:
-            connection = psycopg.connect(**parameters)
+            connection = _opened(**parameters)
         with connection:
             yield connection
 
@@ -156,6 +160,18 @@ class PostgresServer:
                 hint="Let the connection lead to the server itself, or to a pool with `pool_mode = session`.",
             )
         self.known.keeps_sessions = True
+
+
+def _opened(**parameters: Any) -> Connection:
+    """A connection. A session of ours that has just ended counts for a moment still, where few are allowed."""
+    until = time.monotonic() + FULL_SECONDS
+    while True:
+        try:
+            return psycopg.connect(**parameters)
+        except psycopg.OperationalError as error:
+            if not is_full(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def database_argument(database: str) -> str:

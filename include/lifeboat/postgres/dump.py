@@ -7,9 +7,10 @@ tables are missing; those are streams of their own. So a restore can run in para
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,7 @@ from lifeboat.postgres.evidence import (
 from lifeboat.postgres.extensions import left_out, read_extension_contents
 from lifeboat.postgres.faults import errors_explained
 from lifeboat.postgres.huge_rows import refuse_huge_rows
+from lifeboat.postgres.limits import at_a_time, remark, wait_for_place
 from lifeboat.postgres.programs import SUPPORTED, Programs, programs_for_dump
 from lifeboat.postgres.remarks import build_remarks, lock_remarks, unlogged_note, unlogged_tables
 from lifeboat.postgres.selection import EVERYTHING, Selection
@@ -56,6 +58,9 @@ LOCK_TIMEOUT_SECONDS = 120
 
 TABLES_AT_A_TIME = 32
 """How many tables are counted before their locks are given back."""
+
+COUNTER = 1
+"""Connections that a dump opens beside its first one and its streams: rows are counted by it."""
 
 LOOK_LOCK_SECONDS = 5
 """The same for a look before it, which only has to say who has locked it."""
@@ -102,6 +107,9 @@ def check_database(
             return scope
         refuse_huge_rows(connection)
         remarks = left_out(read_extension_contents(connection))
+        wanted = os.cpu_count() or 1
+        if (few := at_a_time(connection, server, wanted, beside=COUNTER, fixed=None)) < wanted:
+            remarks = (f"Streams: {remark(wanted, few, connection)}", *remarks)
         return replace(scope, remarks=(*lock_remarks(connection), *scope.remarks, *remarks))
 
 
@@ -115,6 +123,7 @@ def dump_database(
     content_hash: bool = False,
     stream_size: int | None = None,
     parallel: int | None = None,
+    connections: int | None = None,
     children: Children | None = None,
     report: Report | None = None,
 ) -> DatabaseDump:
@@ -122,12 +131,18 @@ def dump_database(
 
     `stream_size` is how many bytes of rows a stream is to have; a table is never cut.
 
-    All streams and the evidence show one moment. `parallel` streams run at a time, one a core by default. That it waits
-    for a table, and for whom, is told to `report`. Raises as `check_database`, and `DumpFailed` when a program ends
-    badly; then the attempt is worthless. May be repeated.
+    All streams and the evidence show one moment. `parallel` streams run at a time, one a core by default, and fewer
+    where we may have no more than `connections`, or the server allows no more. That, and that it waits for a table, and
+    for whom, is told to `report`. Raises as `check_database`, and `DumpFailed` when a program ends badly; then the
+    attempt is worthless. May be repeated.
     """
     children = children or Children()
-    with telling_of_locks(server, database, report), server.connect(database) as connection:
+    wanted = parallel or os.cpu_count() or 1
+    with telling_of_locks(server, database, report) as tell_no_more, server.connect(database) as connection:
+        streams_at_a_time = at_a_time(connection, server, wanted, beside=COUNTER, fixed=connections)
+        if streams_at_a_time < wanted:
+            tell_no_more()
+            (report or (lambda _: None))(f"Streams: {remark(wanted, streams_at_a_time, connection)}")
         scope = _scope(connection, server, database, installed, selection)
         with _exported_snapshot(connection) as snapshot, telling_of_conflicts(server, database, connection):
             # Rereads the catalogue inside the snapshot; a table made or dropped since then must not be missed.
@@ -135,8 +150,10 @@ def dump_database(
             sequences = _read_sequences(connection, server, database) if selection.complete else ()
             streams = () if selection.schema_only else cut_into_streams(scope.tables, stream_size)
             _hold(connection, [table for stream in streams for table in stream])
-            job = _Job(server, database, snapshot, scope, children, sink)
-            counted = _run_all(job, streams, selection, content_hash, parallel or os.cpu_count() or 1)
+            few = streams_at_a_time < wanted
+            places = _Places(streams_at_a_time, connection) if few else None
+            job = _Job(server, database, snapshot, scope, children, sink, places)
+            counted = _run_all(job, streams, selection, content_hash, streams_at_a_time)
             evidence = describe_database(connection, tables=_placed(counted, streams), sequences=sequences)
     if not selection.complete:
         evidence = replace(evidence, objects={}, extensions={}, large_objects=0, extension_contents=())
@@ -174,6 +191,21 @@ def cut_into_streams(
     return tuple(streams)
 
 
+class _Places:
+    """As many connections for streams as there are, where there are few."""
+
+    def __init__(self, count: int, connection: Connection) -> None:
+        self._free = threading.Semaphore(count)
+        self._connection = connection
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A place for one stream, once one is free and the server knows that it is."""
+        with self._free:
+            wait_for_place(self._connection)
+            yield
+
+
 @dataclass(frozen=True)
 class _Job:
     server: PostgresServer
@@ -182,6 +214,7 @@ class _Job:
     scope: Scope
     children: Children
     sink: ArtifactSink
+    places: _Places | None
 
     def dump(self, artifact: str, *arguments: str) -> None:
         command = [
@@ -216,13 +249,14 @@ class _Job:
         return tuple(sorted(counted, key=lambda table: (table.schema, table.name)))
 
     def _stream(self, artifact: str, command: Sequence[object], media_type: str) -> None:
-        chunks = output_of(
-            self.children,
-            [str(part) for part in command],
-            env=self.server.child_environment(),
-            failure=dump_failed(self.server, self.database, artifact),
-        )
-        self.sink(artifact, chunks, media_type=media_type)
+        with self.places.one() if self.places is not None else nullcontext():
+            chunks = output_of(
+                self.children,
+                [str(part) for part in command],
+                env=self.server.child_environment(),
+                failure=dump_failed(self.server, self.database, artifact),
+            )
+            self.sink(artifact, chunks, media_type=media_type)
 
 
 def _run_all(

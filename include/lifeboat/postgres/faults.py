@@ -73,6 +73,11 @@ def fault_of(error: psycopg.Error) -> Fault | None:
     return _of_login(str(error)) or SILENT
 
 
+def is_full(error: psycopg.Error) -> bool:
+    """Whether the server, the user or the database has as many connections as it may."""
+    return fault_of(error) is _FAULTS["53300"]
+
+
 def is_of_the_database(error: LifeboatError) -> bool:
     """Whether another database of the same server may let us in."""
     cause = error.__cause__
@@ -146,7 +151,7 @@ _FAULTS: Mapping[str, Fault] = {
     "53300": Fault(
         "takes no more connections",
         "Wait until others are gone, or raise the limit: max_connections of the server, CONNECTION LIMIT of {user} or "
-        "of the database.",
+        "of the database. `connections:` of the source says how many a backup may have.",
         SourceUnavailable,
     ),
     "53400": Fault("has reached a limit of its configuration", "Raise that limit there."),

@@ -38,6 +38,7 @@ from lifeboat.postgres.evidence import DatabaseProperties, Evidence
 from lifeboat.postgres.extensions import lost_contents
 from lifeboat.postgres.faults import fault_said, words_of
 from lifeboat.postgres.globals import missing_tablespaces
+from lifeboat.postgres.limits import at_a_time, remark
 from lifeboat.postgres.making import make_database, refuse_unable
 from lifeboat.postgres.programs import Programs, programs_for_restore
 from lifeboat.postgres.rebuilding import ROWS, Heard, Item, NotRebuilt, Rebuilding, rows_listed
@@ -107,11 +108,14 @@ def restore_database(
         programs = _fitting_programs(server, evidence, dump_major, target_major, installed)
         remove_unfinished(admin, server, database, report or (lambda _: None))
         refuse_unable(admin, server)
+        # The comparison has a connection of its own beside those that count.
+        wanted, jobs = jobs, at_a_time(admin, server, jobs, beside=1, fixed=None)
+        few = (f"Streams and indexes: {remark(wanted, jobs, admin)}",) if jobs < wanted else ()
         if not selection.tables:
             _refuse_unfit(admin, server, evidence, selection)
         with clock.phase("roles"):
             script = b"".join(open_artifact("globals")).decode() if with_globals else ""
-            notes = restore_roles(admin, server, script, evidence.database.owner)
+            notes = few + restore_roles(admin, server, script, evidence.database.owner)
         lost = missing_tablespaces(script, [name for (name,) in admin.execute("SELECT spcname FROM pg_tablespace")])
         notes += tuple(f"The tablespace {name} is not on {server}; everything is in the default one." for name in lost)
         settings = _session_settings(admin, jobs)

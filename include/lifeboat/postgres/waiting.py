@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,26 +55,33 @@ class Wait:
 
 
 @contextmanager
-def telling_of_locks(server: PostgresServer, database: str, report: Report | None = None) -> Iterator[None]:
+def telling_of_locks(
+    server: PostgresServer, database: str, report: Report | None = None
+) -> Iterator[Callable[[], None]]:
     """While its body works on `database`, tell which locks our sessions wait for there, and who holds them.
 
-    An error that comes of having waited too long names them too. Nothing fails by what is done here.
+    An error that comes of having waited too long names them too. Nothing fails by what is done here. Gives what ends
+    it early, where its connection is needed.
     """
     stop, seen = threading.Event(), list[Wait]()
     thread = threading.Thread(
         target=_look, args=(server, database, report or (lambda _: None), stop, seen), name="locks", daemon=True
     )
     thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join(timeout=10)
+
     try:
-        yield
+        yield end
     except LifeboatError as error:
         if seen and _waited_too_long(error):
             error.message = f"{error.message} {seen[-1]}."
             error.hint = "Let that transaction end, or end it there by its pid, and begin again."
         raise
     finally:
-        stop.set()
-        thread.join(timeout=10)
+        end()
 
 
 def _waits(connection: Connection) -> tuple[Wait, ...]:
