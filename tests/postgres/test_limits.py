@@ -30,7 +30,7 @@ def few(postgres: PostgresServer) -> Iterator[tuple[PostgresServer, str]]:
     with postgres.connect(name) as connection:
         connection.execute(f"SET ROLE {user}".encode())
         for table in ("one", "two", "three"):
-            connection.execute(f"CREATE TABLE {table} AS SELECT n FROM generate_series(1, 5000) n".encode())
+            connection.execute(f"CREATE TABLE public.{table} AS SELECT n FROM generate_series(1, 5000) n".encode())
     yield replace(postgres, user=user, password="few"), name
     with postgres.connect("postgres") as admin:
         for database in (name, f"{name}_again"):
