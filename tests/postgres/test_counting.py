@@ -109,6 +109,7 @@ def test_a_digest_without_a_plan_is_the_one_that_the_server_gives(postgres: Post
     with postgres.connect(name) as connection:
         connection.execute(
             r"""
+            SET search_path = public;
             CREATE TYPE record_of AS (t text, n int);
             CREATE TABLE odd (n int, "a name" text, gone int, b bytea, r record_of, m numeric, l text[]);
             ALTER TABLE odd DROP COLUMN gone;
