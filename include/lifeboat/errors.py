@@ -39,6 +39,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class LifeboatError(Exception):
     """What was tried and on what (`message`), and what to do next (`hint`)."""
@@ -46,6 +48,7 @@ class LifeboatError(Exception):
     transient = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        message = writable(message)
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -56,6 +59,11 @@ class LifeboatError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword arguments are lost by Exception's own pickling, and Airflow moves errors between processes.
         return _rebuild, (type(self), self.message, self.hint)
+
+
+def writable(text: str) -> str:
+    """The same, where bytes that were no text, in the name of a table or a file, are shown as what they are."""
+    return re.sub("[\udc80-\udcff]", lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)
 
 
 def _rebuild(kind: type[LifeboatError], message: str, hint: str) -> LifeboatError:

@@ -36,7 +36,7 @@ from lifeboat.errors import (
     SourceUnavailable,
 )
 from lifeboat.postgres.cluster import BASE, TemporaryCluster, remove_leftovers
-from lifeboat.postgres.connection import PostgresServer
+from lifeboat.postgres.connection import PostgresServer, identifier
 from lifeboat.postgres.evidence import Evidence
 from lifeboat.postgres.kept_server import KeptServer
 from lifeboat.postgres.programs import Programs
@@ -443,4 +443,4 @@ def _version(server: PostgresServer) -> str:
 
 def _drop(server: PostgresServer, database: str) -> None:
     with server.administer() as admin:
-        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(database)))

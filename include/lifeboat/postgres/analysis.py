@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from lifeboat.children import Children
-from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.faults import words_of
 
 
@@ -90,7 +90,7 @@ def _tables(connection: Connection) -> Sequence[_Table]:
 def _analyse(connection: Connection, table: _Table) -> None:
     # Before version 18, a partitioned table is analysed together with all its partitions or not at all.
     only = sql.SQL("ONLY " if table.tree and connection.info.server_version >= 180000 else "")
-    connection.execute(sql.SQL("ANALYZE {}{}").format(only, sql.Identifier(table.schema, table.name)))
+    connection.execute(sql.SQL("ANALYZE {}{}").format(only, identifier(table.schema, table.name)))
 
 
 # Expressions in indexes and extended statistics are analysed like columns. Nothing here waits for a table's lock, as

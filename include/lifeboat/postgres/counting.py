@@ -12,7 +12,7 @@ import re
 
 from psycopg import sql
 
-from lifeboat.postgres.connection import Connection
+from lifeboat.postgres.connection import Connection, identifier
 
 
 def tables_not_to_plan(connection: Connection, *, whole_rows: bool = False) -> frozenset[int]:
@@ -29,9 +29,9 @@ def tables_not_to_plan(connection: Connection, *, whole_rows: bool = False) -> f
 
 def count_by_copying(connection: Connection, schema: str, table: str) -> int:
     """Exact rows of a table by copying its least column, as `pg_dump` copies them all: nothing is planned."""
-    name = sql.Identifier(schema, table)
+    name = identifier(schema, table)
     column = connection.execute(_LEAST_COLUMN, [schema, table]).fetchone()
-    listed = sql.SQL(" ({})").format(sql.Identifier(column[0])) if column else sql.SQL("")
+    listed = sql.SQL(" ({})").format(identifier(column[0])) if column else sql.SQL("")
     with connection.cursor() as cursor:
         with cursor.copy(sql.SQL("COPY {}{} TO STDOUT").format(name, listed)) as rows:
             for _ in rows:

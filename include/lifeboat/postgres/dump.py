@@ -18,8 +18,8 @@ import psycopg
 from psycopg import sql
 
 from lifeboat.children import Children, output_of
-from lifeboat.errors import ClientMissing, SourceRefused
-from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
+from lifeboat.errors import ClientMissing, SourceRefused, writable
+from lifeboat.postgres.connection import Connection, PostgresServer, database_argument, identifier
 from lifeboat.postgres.counting import tables_not_to_plan
 from lifeboat.postgres.dump_faults import dump_failed
 from lifeboat.postgres.evidence import (
@@ -39,6 +39,7 @@ from lifeboat.postgres.limits import at_a_time, remark, wait_for_place
 from lifeboat.postgres.programs import SUPPORTED, Programs, programs_for_dump
 from lifeboat.postgres.remarks import build_remarks, lock_remarks, unlogged_note, unlogged_tables
 from lifeboat.postgres.selection import EVERYTHING, Selection
+from lifeboat.postgres.session import argument
 from lifeboat.postgres.standby import telling_of_conflicts
 from lifeboat.postgres.waiting import telling_of_locks
 from lifeboat.progress import Report
@@ -86,6 +87,7 @@ class Scope:
     role_passwords: bool
     unlogged: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
+    encoding: str = "UTF8"
 
 
 def check_database(
@@ -219,13 +221,16 @@ class _Job:
     def dump(self, artifact: str, *arguments: str) -> None:
         command = [
             self.scope.programs.path("pg_dump"), "--format=custom", "--compress=0", f"--snapshot={self.snapshot}",
-            f"--lock-wait-timeout={LOCK_TIMEOUT_SECONDS * 1000}", "--no-password", *arguments,
+            f"--encoding={self.scope.encoding}",
+            f"--lock-wait-timeout={LOCK_TIMEOUT_SECONDS * 1000}", "--no-password",
+            *(argument(text, self.scope.encoding) for text in arguments),
             database_argument(self.database),
         ]  # fmt: skip
         self._stream(artifact, command, DUMP_MEDIA_TYPE)
 
     def dump_globals(self) -> None:
         command = [self.scope.programs.path("pg_dumpall"), "--globals-only", "--no-password"]
+        command.append(f"--encoding={self.scope.encoding}")
         if not self.scope.role_passwords:
             command.append("--no-role-passwords")
         self._stream("globals", [*command, f"--database={database_argument(self.database)}"], GLOBALS_MEDIA_TYPE)
@@ -329,7 +334,7 @@ def _exported_snapshot(connection: Connection) -> Iterator[str]:
 def _hold(connection: Connection, tables: Sequence[TableToRead]) -> None:
     """Keep tables from being dropped or rewritten until their streams have been dumped; readers and writers go on."""
     for table in tables:
-        name = sql.Identifier(table.schema, table.name)
+        name = identifier(table.schema, table.name)
         connection.execute(sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE").format(name))
 
 
@@ -367,7 +372,8 @@ def _scope(
         tuple(pattern for _, pattern in selected),
         bool(passwords and passwords[0]),
         unlogged,
-        (*(unlogged_note(".".join(table)) for table in unlogged), *build_remarks(connection)),
+        tuple(map(writable, (*(unlogged_note(".".join(t)) for t in unlogged), *build_remarks(connection)))),
+        connection.info.parameter_status("server_encoding") or "UTF8",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from psycopg import sql
 
 from lifeboat.errors import SettingsError, UnknownFormat
-from lifeboat.postgres.connection import Connection
+from lifeboat.postgres.connection import Connection, identifier
 from lifeboat.postgres.counting import count_by_copying, digest_by_copying, tables_not_to_plan
 from lifeboat.postgres.extensions import ExtensionContent, content_differences, read_extension_contents
 
@@ -102,7 +102,9 @@ class Evidence:
         for name in ("extension_contents", "unlogged", "remarks"):  # not known to programs of before
             if not record[name]:
                 del record[name]
-        return json.dumps(record, ensure_ascii=False, indent=1).encode()
+        # Bytes of a name that are no text stay the same as escapes.
+        raw = any("\udc80" <= character <= "\udcff" for character in json.dumps(record, ensure_ascii=False))
+        return json.dumps(record, ensure_ascii=raw, indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Evidence:
@@ -321,7 +323,7 @@ def _count(connection: Connection, table: TableToRead, content_hash: bool, plann
             digest_by_copying(connection, *named) if content_hash else (count_by_copying(connection, *named), None)
         )
         return TableEvidence(*named, rows, content, moves_in=table.moves_in)
-    name = sql.Identifier(table.schema, table.name)
+    name = identifier(table.schema, table.name)
     if not content_hash:
         query = sql.SQL("SELECT count(*), NULL FROM ONLY {}").format(name)
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
-from lifeboat.postgres.connection import Connection
+from lifeboat.postgres.connection import Connection, identifier
 from lifeboat.postgres.counting import count_by_copying
 
 
@@ -53,7 +53,7 @@ def read_extension_contents(connection: Connection) -> tuple[ExtensionContent, .
             held = 0
         elif condition:  # as it is in pg_dump's own query
             counting = sql.SQL("SELECT pg_catalog.count(*) FROM ONLY {} {}")
-            held = _one(connection, counting.format(sql.Identifier(schema, name), sql.SQL(condition)))
+            held = _one(connection, counting.format(identifier(schema, name), sql.SQL(condition)))
         else:
             held = count_by_copying(connection, schema, name)
         if held or condition is not None:

@@ -7,7 +7,7 @@ import re
 from psycopg import sql
 
 from lifeboat.errors import SourceRefused
-from lifeboat.postgres.connection import Connection
+from lifeboat.postgres.connection import Connection, identifier
 from lifeboat.postgres.counting import tables_not_to_plan
 
 LONGEST_ROW = 1024**3 - 1
@@ -32,12 +32,12 @@ def refuse_huge_rows(connection: Connection) -> None:
             continue
         sizes = [
             sql.SQL("coalesce(pg_catalog.octet_length({}), 0)::pg_catalog.int8 * {}").format(
-                sql.Identifier(column), sql.Literal(2 if double else 1)
+                identifier(column), sql.Literal(2 if double else 1)
             )
             for column, double in zip(columns, binary, strict=True)
         ]
         query = sql.SQL("SELECT pg_catalog.max({}) FROM ONLY {}").format(
-            sql.SQL(" + ").join(sizes), sql.Identifier(schema, name)
+            sql.SQL(" + ").join(sizes), identifier(schema, name)
         )
         ((longest,),) = connection.execute(query).fetchall()
         if longest is not None and longest >= LONGEST_ROW:

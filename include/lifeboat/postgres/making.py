@@ -16,7 +16,7 @@ import psycopg
 from psycopg import errors, sql
 
 from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, TargetUnavailable
-from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.evidence import DatabaseProperties
 from lifeboat.postgres.faults import fault_of, words_of
 from lifeboat.postgres.unfinished import mark_unfinished
@@ -70,9 +70,7 @@ def make_database(
             admin.execute(_creating(name, was))
             oid = _oid(admin, name)
             remarks = mark_unfinished(admin, name, oid)
-            admin.execute(
-                sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(database))
-            )
+            admin.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(identifier(name), identifier(database)))
         except BaseException:
             with suppress(psycopg.Error):
                 _drop(admin, name)
@@ -102,8 +100,8 @@ def remove_nameless(admin: Connection, tell: Report) -> None:
 def _creating(name: str, was: DatabaseProperties) -> sql.Composed:
     parts = [
         sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(
-            sql.Identifier(name),
-            sql.Identifier(was.owner),
+            identifier(name),
+            identifier(was.owner),
             *map(sql.Literal, (was.encoding, was.collate, was.ctype)),
         )
     ]
@@ -115,7 +113,7 @@ def _creating(name: str, was: DatabaseProperties) -> sql.Composed:
 
 
 def _drop(admin: Connection, name: str) -> None:
-    admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier(name)))
 
 
 def _oid(admin: Connection, database: str) -> int:
@@ -157,8 +155,8 @@ def _hint(admin: Connection, server: PostgresServer, error: psycopg.Error, owner
             return f"Create the role {owner!r} there, or restore to a server that has it."
         if isinstance(error, errors.InsufficientPrivilege):
             return (
-                f"{server.user} must be able to become the owner: GRANT {sql.Identifier(owner).as_string(admin)} "
-                f"TO {sql.Identifier(server.user).as_string(admin)}."
+                f"{server.user} must be able to become the owner: GRANT {identifier(owner).as_string(admin)} "
+                f"TO {identifier(server.user).as_string(admin)}."
             )
         if isinstance(error, errors.DuplicateDatabase):
             return "Somebody has just made one of that name. Choose another."

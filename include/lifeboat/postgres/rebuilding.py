@@ -17,9 +17,10 @@ import psycopg
 from psycopg import sql
 
 from lifeboat.errors import RestoreFailed
-from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.evidence import Evidence
 from lifeboat.postgres.faults import words_of
+from lifeboat.postgres.session import TEXT
 from lifeboat.progress import count_text
 
 ROWS = "TABLE DATA"
@@ -223,7 +224,7 @@ class Rebuilding:
             raise
 
     def _copy(self, connection: Connection, item: Item, path: str) -> None:
-        name = sql.Identifier(item.schema, item.name)
+        name = identifier(item.schema, item.name)
         if connection.execute(sql.SQL("SELECT FROM ONLY {} LIMIT 1").format(name)).fetchone() is not None:
             return  # they have come already
         with closing(self.rows_of(item)) as lines:
@@ -243,30 +244,30 @@ class Rebuilding:
                 self._prepare(connection)
                 for schema, table, check, _ in checks:
                     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
-                    connection.execute(drop.format(sql.Identifier(schema, table), sql.Identifier(check)))
+                    connection.execute(drop.format(identifier(schema, table), identifier(check)))
                 self._copy(connection, item, path)
         except psycopg.Error as error:
             _refuse_faults_of_the_run(error, connection, self.database)
             return False
         self.notes.append(f"The rows of {item.label} were let in without its CHECK constraints.")
         for schema, table, check, definition in checks:
-            self._put_back(
-                connection, item, sql.Identifier(schema, table), f"{schema}.{table} {check}", check, definition
-            )
+            self._put_back(connection, item, identifier(schema, table), f"{schema}.{table} {check}", check, definition)
         return True
 
     def _put_back(
         self, connection: Connection, item: Item, table: sql.Identifier, label: str, check: str, definition: str
     ) -> None:
-        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} ").format(table, sql.Identifier(check)).as_string(connection)
+        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} ").format(table, identifier(check)).as_string(connection)
         answer = ""
         for path in ("", self._source_path(item)):
             with suppress(psycopg.Error):
-                self._run(connection, f"{_PATH}{add}{definition};".encode(), path)
+                self._run(connection, f"{_PATH}{add}{definition};".encode(*TEXT), path)
                 return
         try:
             self._run(
-                connection, f"{add}{definition}{'' if definition.endswith('NOT VALID') else ' NOT VALID'};".encode(), ""
+                connection,
+                f"{add}{definition}{'' if definition.endswith('NOT VALID') else ' NOT VALID'};".encode(*TEXT),
+                "",
             )
             answer = "it is there for new rows; some that are there do not meet it"
         except psycopg.Error as error:
@@ -286,7 +287,7 @@ class Rebuilding:
             for name, _, value in [setting.partition("=")]
             if name == "search_path" and value
         ]
-        own = [] if item.schema in ("-", "pg_catalog", "public") else [sql.Identifier(item.schema).as_string()]
+        own = [] if item.schema in ("-", "pg_catalog", "public") else [identifier(item.schema).as_string()]
         return ", ".join(dict.fromkeys([*own, *said, "public"]))
 
     def _statement(self, item: Item) -> str:
@@ -409,7 +410,7 @@ def _shown(script: bytes) -> str:
     """A script's own statements, without what every session begins with and without passwords."""
     lines = [
         line
-        for line in script.decode(errors="replace").splitlines()
+        for line in script.decode(errors="backslashreplace").splitlines()
         if line.strip() and not re.match(r"--|SET \w+ = .*;$|\\|SELECT pg_catalog\.set_config\('search_path'", line)
     ]
     text = "\n".join(lines)

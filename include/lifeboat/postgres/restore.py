@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,10 @@ from psycopg import sql
 
 from lifeboat.children import Children, Failure, feed, filtered, how_it_ended, memory_file, output_of, path_of
 from lifeboat.discretion import discreet
-from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, TargetUnavailable
+from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, TargetUnavailable, writable
 from lifeboat.postgres.analysis import Analysis
 from lifeboat.postgres.comparison import compare, expected
-from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
+from lifeboat.postgres.connection import Connection, PostgresServer, database_argument, identifier
 from lifeboat.postgres.contents import (
     Entry,
     Part,
@@ -46,6 +46,7 @@ from lifeboat.postgres.remarks import unlogged_note
 from lifeboat.postgres.roles import restore_roles
 from lifeboat.postgres.room import ROOM, free_bytes
 from lifeboat.postgres.selection import Selection
+from lifeboat.postgres.session import TEXT, argument, as_utf8, read_script
 from lifeboat.postgres.subscriptions import subscriptions_of
 from lifeboat.postgres.unfinished import mark_finished, remove_database, remove_unfinished
 from lifeboat.progress import PhaseClock, Report, size_text
@@ -114,13 +115,23 @@ def restore_database(
         if not selection.tables:
             _refuse_unfit(admin, server, evidence, selection)
         with clock.phase("roles"):
-            script = b"".join(open_artifact("globals")).decode() if with_globals else ""
+            script = read_script(b"".join(open_artifact("globals"))) if with_globals else ""
             notes = few + restore_roles(admin, server, script, evidence.database.owner)
         lost = missing_tablespaces(script, [name for (name,) in admin.execute("SELECT spcname FROM pg_tablespace")])
         notes += tuple(f"The tablespace {name} is not on {server}; everything is in the default one." for name in lost)
         settings = _session_settings(admin, jobs)
         job = _Job(
-            server, database, programs, target_major, children, open_artifact, jobs, not lost, settings, all_or_nothing
+            server,
+            database,
+            programs,
+            target_major,
+            children,
+            open_artifact,
+            jobs,
+            not lost,
+            evidence.database.encoding,
+            settings,
+            all_or_nothing,
         )
         with clock.phase("database"):
             oid, remarks = make_database(admin, server, database, evidence.database, report or (lambda _: None))
@@ -182,7 +193,7 @@ def restore_database(
             children.give_up()
             remove_database(server, database, oid)
             raise
-    return RestoreReport(database, restored, clock.seconds, notes, not_rebuilt=not_rebuilt)
+    return RestoreReport(database, restored, clock.seconds, tuple(map(writable, notes)), not_rebuilt=not_rebuilt)
 
 
 @contextmanager
@@ -217,6 +228,7 @@ class _Job:
     open_artifact: OpenArtifact
     jobs: int
     tablespaces: bool
+    encoding: str
     settings: Mapping[str, str]
     all_or_nothing: bool
     failed: dict[str, set[int]] = field(default_factory=dict)
@@ -247,7 +259,10 @@ class _Job:
             wanted.setdefault(("dump", schema), []).append(name)
         self.restore_rows(
             [
-                (artifact, (f"--schema={schema}", *(f"--table={name}" for name in names)))
+                (
+                    artifact,
+                    tuple(argument(a, self.encoding) for a in (f"--schema={schema}", *map("--table={}".format, names))),
+                )
                 for (artifact, schema), names in wanted.items()
             ]
         )
@@ -339,7 +354,7 @@ class _Job:
 
     def said_of(self, head: IO[bytes], *arguments: str) -> str:
         """What `pg_restore` writes when it restores nothing."""
-        return self.script_of(head, *arguments).decode()
+        return self.script_of(head, *arguments).decode(*TEXT)
 
     def script_of(self, head: IO[bytes], *arguments: str, inherits: Sequence[IO[bytes]] = ()) -> bytes:
         """The same, as it is."""
@@ -350,11 +365,11 @@ class _Job:
             failure=_restore_failed(self.server, self.database, "dump"),
             inherits=[head, *inherits],
         )
-        return b"".join(chunks)
+        return as_utf8(b"".join(chunks), self.encoding)
 
     def lines_of(self, artifact: str, *arguments: str, inherits: Sequence[IO[bytes]] = ()) -> Generator[bytes]:
         """The same of any artifact, line by line."""
-        return filtered(
+        lines = filtered(
             self.children,
             [self.programs.path("pg_restore"), *self.everywhere, *arguments],
             self.open_artifact(artifact),
@@ -362,6 +377,9 @@ class _Job:
             failure=_restore_failed(self.server, self.database, artifact),
             inherits=inherits,
         )
+        with closing(lines):
+            for line in lines:
+                yield as_utf8(line, self.encoding)
 
     @property
     def everywhere(self) -> Sequence[str]:
@@ -471,7 +489,7 @@ class _Again:
         if artifact == "dump":
             listing = self.job.said_of(self.head, "--list")
         else:
-            listing = b"".join(self.job.lines_of(artifact, "--list")).decode()
+            listing = b"".join(self.job.lines_of(artifact, "--list")).decode(*TEXT)
         return [item for item in rows_listed(listing, artifact, self.evidence) if item.number in numbers]
 
     def _script(self, item: Item) -> bytes:
@@ -559,23 +577,23 @@ def _oid(admin: Connection, database: str) -> int:
 
 def _apply_properties(admin: Connection, database: str, was: DatabaseProperties) -> tuple[str, ...]:
     """Settings, grants and connection limit of the database itself, which are not in its dump."""
-    name = sql.Identifier(database)
+    name = identifier(database)
     statements = []
     if was.connection_limit >= 0:
         statements.append(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, was.connection_limit))
     for role, setting in was.settings:
         parameter, _, value = setting.partition("=")
         whose = (
-            sql.SQL("ROLE {} IN DATABASE {}").format(sql.Identifier(role), name)
+            sql.SQL("ROLE {} IN DATABASE {}").format(identifier(role), name)
             if role
             else sql.SQL("DATABASE {}").format(name)
         )
         shown = sql.SQL(value) if parameter in _LISTS else sql.Literal(value)
-        statements.append(sql.SQL("ALTER {} SET {} TO {}").format(whose, sql.Identifier(parameter), shown))
+        statements.append(sql.SQL("ALTER {} SET {} TO {}").format(whose, identifier(parameter), shown))
     if was.grants:
-        statements.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(name, sql.Identifier(was.owner)))
+        statements.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(name, identifier(was.owner)))
     for grantee, privilege, grantable in was.grants:
-        to = sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
+        to = identifier(grantee) if grantee else sql.SQL("PUBLIC")
         option = sql.SQL(" WITH GRANT OPTION" if grantable else "")
         what = sql.SQL({"CONNECT": "CONNECT", "CREATE": "CREATE", "TEMPORARY": "TEMPORARY"}[privilege])
         statements.append(sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(what, name, to, option))

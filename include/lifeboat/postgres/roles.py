@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import errors, sql
 
-from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.globals import missing_roles, name_of, split_statements, statements_for
+from lifeboat.postgres.session import TEXT
 
 DEFAULTS: Mapping[str, bool] = {
     "SUPERUSER": False, "INHERIT": True, "CREATEROLE": False, "CREATEDB": False, "LOGIN": False, "REPLICATION": False,
@@ -63,7 +64,7 @@ def _try(admin: Connection, statement: str) -> None:
     """What is refused is not as the source had it, and so is told with all else that differs."""
     try:
         with admin.transaction():
-            admin.execute(statement.encode())
+            admin.execute(statement.encode(*TEXT))
     except (psycopg.OperationalError, psycopg.InterfaceError):
         raise
     except psycopg.Error:
@@ -95,7 +96,7 @@ def _joined(admin: Connection, server: PostgresServer, roles: Sequence[str]) -> 
     ).fetchall()
     for (name,) in rows:
         with suppress(errors.InsufficientPrivilege, errors.InvalidGrantOperation):
-            admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(identifier(name)))
             yield f"{server.user} was made a member of the role {name}, to give it what it owned."
 
 

@@ -7,6 +7,7 @@ it as `options`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -144,10 +145,13 @@ def client_encoding(connection: psycopg.Connection[Any]) -> None:
         return
     if connection.info.parameter_status("client_encoding") != RAW:
         connection.execute("SET client_encoding = 'SQL_ASCII'")
-    for kind in ("text", "varchar", "bpchar", "name", '"char"', "unknown"):
-        connection.adapters.register_loader(kind, _RawLoader)
-    connection.adapters.register_loader(0, _RawLoader)
+    for oid in _TEXTS:
+        connection.adapters.register_loader(oid, _RawLoader)
     connection.adapters.register_dumper(str, _RawDumper)
+
+
+_TEXTS = (0, 18, 19, 25, 705, 1042, 1043)
+"""The oids of what holds text: unknown to psycopg, "char", name, text, unknown, bpchar, varchar."""
 
 
 class _RawLoader(Loader):
@@ -170,20 +174,38 @@ class Name(sql.Identifier):
         return self.as_bytes(context).decode(*TEXT)
 
 
-# Encodings of databases by PostgreSQL's names, as Python calls them (PostgreSQL manual, Character Set Support).
-_CODECS = {
-    "BIG5": "big5", "EUC_CN": "gb2312", "EUC_JIS_2004": "euc_jis_2004", "EUC_JP": "euc_jp", "EUC_KR": "euc_kr",
-    "GB18030": "gb18030", "GBK": "gbk", "ISO_8859_5": "iso8859-5", "ISO_8859_6": "iso8859-6",
-    "ISO_8859_7": "iso8859-7", "ISO_8859_8": "iso8859-8", "JOHAB": "johab", "KOI8R": "koi8-r", "KOI8U": "koi8-u",
-    "LATIN1": "iso8859-1", "LATIN2": "iso8859-2", "LATIN3": "iso8859-3", "LATIN4": "iso8859-4", "LATIN5": "iso8859-9",
-    "LATIN6": "iso8859-10", "LATIN7": "iso8859-13", "LATIN8": "iso8859-14", "LATIN9": "iso8859-15",
-    "LATIN10": "iso8859-16", "SHIFT_JIS_2004": "shift_jis_2004", "SJIS": "shift_jis", "UHC": "cp949",
-    "WIN866": "cp866", "WIN874": "cp874", "WIN1250": "cp1250", "WIN1251": "cp1251", "WIN1252": "cp1252",
-    "WIN1253": "cp1253", "WIN1254": "cp1254", "WIN1255": "cp1255", "WIN1256": "cp1256", "WIN1257": "cp1257",
-    "WIN1258": "cp1258",
-}  # fmt: skip
+def argument(text: str, encoding: str) -> str:
+    """A name as a client program takes it that speaks the encoding of its database or archive."""
+    return os.fsdecode(text.encode(codec(encoding), "surrogateescape"))
+
+
+def read_script(script: bytes) -> str:
+    """What `pg_dumpall` or `pg_restore` has written, by the encoding that it says it is in."""
+    found = re.search(rb"^SET client_encoding = '(\w+)';", script, re.MULTILINE)
+    return script.decode(codec(found[1].decode()) if found else TEXT[0], TEXT[1])
+
+
+def as_utf8(script: bytes, encoding: str) -> bytes:
+    """A script out of an archive of this encoding, as a session of ours takes it, which speaks UTF-8."""
+    if codec(encoding) == TEXT[0]:
+        return script
+    script = script.replace(f"SET client_encoding = '{encoding}';".encode(), b"SET client_encoding = 'UTF8';", 1)
+    return script.decode(codec(encoding), TEXT[1]).encode(*TEXT)
 
 
 def codec(encoding: str) -> str:
     """What Python calls one of PostgreSQL's encodings; UTF-8 for one it has not, whose bytes so survive."""
-    return _CODECS.get(encoding, "utf-8")
+    return _CODECS.get(encoding, TEXT[0])
+
+
+# Encodings that databases can have, by PostgreSQL's names, as Python calls them (PostgreSQL manual, Character Set
+# Support).
+_CODECS = {
+    "EUC_CN": "gb2312", "EUC_JIS_2004": "euc_jis_2004", "EUC_JP": "euc_jp", "EUC_KR": "euc_kr",
+    "ISO_8859_5": "iso8859-5", "ISO_8859_6": "iso8859-6", "ISO_8859_7": "iso8859-7", "ISO_8859_8": "iso8859-8",
+    "KOI8R": "koi8-r", "KOI8U": "koi8-u", "LATIN1": "iso8859-1", "LATIN2": "iso8859-2", "LATIN3": "iso8859-3",
+    "LATIN4": "iso8859-4", "LATIN5": "iso8859-9", "LATIN6": "iso8859-10", "LATIN7": "iso8859-13",
+    "LATIN8": "iso8859-14", "LATIN9": "iso8859-15", "LATIN10": "iso8859-16", "WIN866": "cp866", "WIN874": "cp874",
+    "WIN1250": "cp1250", "WIN1251": "cp1251", "WIN1252": "cp1252", "WIN1253": "cp1253", "WIN1254": "cp1254",
+    "WIN1255": "cp1255", "WIN1256": "cp1256", "WIN1257": "cp1257", "WIN1258": "cp1258",
+}  # fmt: skip

@@ -17,12 +17,13 @@ from psycopg import sql
 
 from lifeboat.children import Children, Failure, how_it_ended, memory_file, output_of, path_of
 from lifeboat.errors import EvidenceMismatch, LifeboatError, RestoreFailed
-from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
+from lifeboat.postgres.connection import Connection, PostgresServer, database_argument, identifier
 from lifeboat.postgres.contents import Entry, read_contents, use_list
 from lifeboat.postgres.evidence import PINNED_OUTPUT
 from lifeboat.postgres.faults import words_of
 from lifeboat.postgres.programs import Programs, programs_for_dump
 from lifeboat.postgres.rebuilding import NotRebuilt
+from lifeboat.postgres.session import RAW, TEXT
 from lifeboat.postgres.waiting import telling_of_locks
 from lifeboat.progress import Report
 
@@ -86,7 +87,9 @@ def copy_into_schema(
         _gather(source, schema)
         programs = programs_for_dump(source.info.server_version // 10000, installed)
         with memory_file() as definitions:
-            entries = _dump_definitions(definitions, server, side, schema, programs, children)
+            entries = _dump_definitions(
+                definitions, server, side, schema, programs, children, source.info.parameter_status("server_encoding")
+            )
             numbers = [entry.number for entry in entries if _comes_along(entry, entries)]
             before, after = (
                 _script(definitions, f"--section={section}", numbers, server, programs, children)
@@ -135,12 +138,12 @@ def _gather(source: Connection, schema: str) -> None:
             f"Several of these tables are called {', '.join(twice)}, and one schema cannot hold both.",
             hint="Nothing was touched. Restore them one after the other, each into a schema of its own.",
         )
-    source.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+    source.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(identifier(schema)))
     for of, name, kind in moved:
         if of != schema:
             source.execute(
                 sql.SQL("ALTER {} {} SET SCHEMA {}").format(
-                    sql.SQL("SEQUENCE" if kind == "S" else "TABLE"), sql.Identifier(of, name), sql.Identifier(schema)
+                    sql.SQL("SEQUENCE" if kind == "S" else "TABLE"), identifier(of, name), identifier(schema)
                 )
             )
 
@@ -156,18 +159,25 @@ _RELATIONS = b"""
 
 
 def _dump_definitions(
-    into: IO[bytes], server: PostgresServer, side: str, schema: str, programs: Programs, children: Children
+    into: IO[bytes],
+    server: PostgresServer,
+    side: str,
+    schema: str,
+    programs: Programs,
+    children: Children,
+    encoding: str | None,
 ) -> tuple[Entry, ...]:
     quoted = '"' + schema.replace('"', '""') + '"'  # inside double quotes nothing is a wildcard
+    converted = [] if encoding == RAW else ["--encoding=UTF8"]
     command: list[str | Path] = [
         programs.path("pg_dump"), "--no-password", "--format=custom", "--compress=0", "--schema-only",
-        "--strict-names", f"--schema={quoted}", f"--dbname={database_argument(side)}",
+        "--strict-names", *converted, f"--schema={quoted}", f"--dbname={database_argument(side)}",
     ]  # fmt: skip
     environment = server.child_environment(statement_timeout="0")
     for chunk in output_of(children, command, env=environment, failure=_failed("pg_dump", side)):
         into.write(chunk)
     return read_contents(
-        _run_restore(["--verbose", path_of(into)], server, programs, children, inherits=[into]).decode()
+        _run_restore(["--verbose", path_of(into)], server, programs, children, inherits=[into]).decode(*TEXT)
     )
 
 
@@ -241,15 +251,15 @@ def _tables(source: Connection, schema: str) -> tuple[str, ...]:
     """Tables that hold rows: ordinary ones and partitions."""
     rows = source.execute(
         "SELECT relname FROM pg_class c WHERE relkind = 'r' AND relnamespace = %s::regnamespace ORDER BY 1",
-        [sql.Identifier(schema).as_string(source)],
+        [identifier(schema).as_string(source)],
     ).fetchall()
     return tuple(name for (name,) in rows)
 
 
 def _copy(source: Connection, target: Connection, schema: str, name: str) -> None:
-    table = sql.Identifier(schema, name)
+    table = identifier(schema, name)
     columns = [
-        sql.Identifier(column)
+        identifier(column)
         for (column,) in source.execute(
             "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
             " AND attgenerated = '' ORDER BY attnum",
@@ -271,14 +281,14 @@ def _copy(source: Connection, target: Connection, schema: str, name: str) -> Non
 def _set_sequences(source: Connection, target: Connection, schema: str) -> None:
     rows = source.execute("SELECT sequencename FROM pg_sequences WHERE schemaname = %s", [schema]).fetchall()
     for (name,) in rows:
-        sequence = sql.Identifier(schema, name)
+        sequence = identifier(schema, name)
         stood = source.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(sequence)).fetchone()
         assert stood is not None
         target.execute("SELECT setval(%s::regclass, %s, %s)", [sequence.as_string(target), *stood])
 
 
 def _count(connection: Connection, schema: str, name: str) -> int:
-    row = connection.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(schema, name))).fetchone()
+    row = connection.execute(sql.SQL("SELECT count(*) FROM ONLY {}").format(identifier(schema, name))).fetchone()
     assert row is not None
     return int(row[0])
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 
 SETTING = "lifeboat.switched_off"
 """The database's setting that says, until they are on again, which subscriptions were switched off."""
@@ -46,12 +46,12 @@ def switch_off(admin: Connection, server: PostgresServer, database: str) -> tupl
         # Noted first: whatever is killed after that is put right by the next swap.
         connection.execute(
             sql.SQL("ALTER DATABASE {} SET {} TO {}").format(
-                sql.Identifier(database), sql.Identifier(*SETTING.split(".")), sql.Literal(json.dumps(noted))
+                identifier(database), identifier(*SETTING.split(".")), sql.Literal(json.dumps(noted))
             )
         )
         connection.execute("SET lock_timeout = '10s'")
         for name in enabled:
-            connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(sql.Identifier(name)))
+            connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(identifier(name)))
     return noted
 
 
@@ -69,9 +69,9 @@ def switch_on_again(
     on = tuple(name for name in noted if name in there and name not in but)
     with server.connect(database) as connection:
         for name in on:
-            connection.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(sql.Identifier(name)))
+            connection.execute(sql.SQL("ALTER SUBSCRIPTION {} ENABLE").format(identifier(name)))
         connection.execute(
-            sql.SQL("ALTER DATABASE {} RESET {}").format(sql.Identifier(database), sql.Identifier(*SETTING.split(".")))
+            sql.SQL("ALTER DATABASE {} RESET {}").format(identifier(database), identifier(*SETTING.split(".")))
         )
     return on, tuple(name for name in noted if name in there and name in but)
 
@@ -118,7 +118,7 @@ def forget_subscriptions(admin: Connection, server: PostgresServer, database: st
             for name in there:
                 for action in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)",
                                "DROP SUBSCRIPTION {}"):  # fmt: skip
-                    connection.execute(sql.SQL(action).format(sql.Identifier(name)))
+                    connection.execute(sql.SQL(action).format(identifier(name)))
     return there
 
 

@@ -20,7 +20,7 @@ from enum import StrEnum
 from psycopg import errors, sql
 
 from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, RestoreIncomplete
-from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.evidence import Evidence, read_system_identifier
 from lifeboat.postgres.room import ROOM, free_bytes
 from lifeboat.postgres.subscriptions import (
@@ -302,7 +302,7 @@ def release(server: PostgresServer, live: str, kept: str, *, drop_it: str) -> tu
                 hint="Somebody may still need it. End these connections, or wait.",
             )
         gone = forget_subscriptions(admin, server, kept)
-        admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(kept)))
+        admin.execute(sql.SQL("DROP DATABASE {}").format(identifier(kept)))
     return tuple(
         f"The subscription {name} went with it; its replication slot stays on the publisher, for the live database. "
         "Drop it there if nobody needs it: it holds WAL back."
@@ -376,14 +376,14 @@ def _run(connection: Connection, statements: Sequence[sql.Composed]) -> None:
 
 
 def _rename(name: str, to: str) -> sql.Composed:
-    return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(to))
+    return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(identifier(name), identifier(to))
 
 
 def _connection_limit(admin: Connection, old: int, live: str) -> Iterator[sql.Composed]:
     """The connection limit, which no snapshot knows."""
     row = admin.execute("SELECT datconnlimit FROM pg_database WHERE oid = %s", [old]).fetchone()
     if row is not None and row[0] >= 0:
-        yield sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(sql.Identifier(live), sql.Literal(row[0]))
+        yield sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(identifier(live), sql.Literal(row[0]))
 
 
 # PostgreSQL's own workers have no user; it ends those by itself.

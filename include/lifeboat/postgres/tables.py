@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from psycopg import errors, sql
 
 from lifeboat.errors import EvidenceMismatch, RestoreFailed
-from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.evidence import PINNED_OUTPUT
 from lifeboat.postgres.waiting import telling_of_locks
 from lifeboat.progress import Report
@@ -90,7 +90,7 @@ class _ForeignKey:
 
 
 def _replace(source: Connection, target: Connection, table: Table, columns: Sequence[str]) -> None:
-    name, listed = sql.Identifier(*table), sql.SQL(", ").join(map(sql.Identifier, columns))
+    name, listed = identifier(*table), sql.SQL(", ").join(map(identifier, columns))
     target.execute(sql.SQL("DELETE FROM {}{}").format(_only(target, table), name))
     reading = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(listed, _only(source, table), name)
     writing = sql.SQL("COPY {} ({}) FROM STDIN").format(name, listed)
@@ -183,13 +183,13 @@ def _broken(target: Connection, key: _ForeignKey) -> int:
     """Rows that refer to none; as PostgreSQL checks it, a row with a null in its reference refers to nothing."""
     here, there = key.tables
     pairs = [
-        sql.SQL("r.{} = k.{}").format(sql.Identifier(a), sql.Identifier(b))
+        sql.SQL("r.{} = k.{}").format(identifier(a), identifier(b))
         for a, b in zip(key.columns, key.referenced, strict=True)
     ]
-    given = [sql.SQL("r.{} IS NOT NULL").format(sql.Identifier(name)) for name in key.columns]
+    given = [sql.SQL("r.{} IS NOT NULL").format(identifier(name)) for name in key.columns]
     query = sql.SQL("SELECT count(*) FROM {}{} r WHERE {} AND NOT EXISTS (SELECT FROM {}{} k WHERE {})").format(
-        _only(target, here), sql.Identifier(*here), sql.SQL(" AND ").join(given),
-        _only(target, there), sql.Identifier(*there), sql.SQL(" AND ").join(pairs),
+        _only(target, here), identifier(*here), sql.SQL(" AND ").join(given),
+        _only(target, there), identifier(*there), sql.SQL(" AND ").join(pairs),
     )  # fmt: skip
     row = target.execute(query).fetchone()
     assert row is not None
@@ -200,7 +200,7 @@ def _lock(target: Connection, tables: Sequence[Table]) -> None:
     """Keep others from writing to these tables, in one order always, and not waiting for ever."""
     target.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'".encode())
     for table in sorted(set(tables)):
-        target.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(sql.Identifier(*table)))
+        target.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(identifier(*table)))
 
 
 def _fire_nothing(target: Connection, server: PostgresServer) -> None:
@@ -224,7 +224,7 @@ def _set_sequences_forward(source: Connection, target: Connection, tables: Seque
     """Move what the tables number their rows with to where it stood in the snapshot, never back."""
     moved = []
     for schema, name in _sequences(target, tables):
-        sequence = sql.Identifier(schema, name)
+        sequence = identifier(schema, name)
         then, now = (
             connection.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(sequence)).fetchone()
             if _exists(connection, schema, name)
@@ -256,7 +256,7 @@ def _sequences(target: Connection, tables: Sequence[Table]) -> Iterator[Table]:
                        OR (d.refobjid = s.oid AND e.adrelid = %(table)s::regclass))
              ORDER BY 1, 2
             """,
-            {"table": sql.Identifier(schema, name).as_string(target)},
+            {"table": identifier(schema, name).as_string(target)},
         ).fetchall()
 
 
@@ -277,7 +277,7 @@ def _only(connection: Connection, table: Table) -> sql.SQL:
 
 def _count(connection: Connection, table: Table) -> int:
     row = connection.execute(
-        sql.SQL("SELECT count(*) FROM {}{}").format(_only(connection, table), sql.Identifier(*table))
+        sql.SQL("SELECT count(*) FROM {}{}").format(_only(connection, table), identifier(*table))
     ).fetchone()
     assert row is not None
     return int(row[0])

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from lifeboat.errors import LifeboatError, RestoreFailed
-from lifeboat.postgres.connection import Connection, PostgresServer
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.faults import words_of
 from lifeboat.postgres.subscriptions import forget_subscriptions
 from lifeboat.postgres.swap import Standing, free_name, kept_databases, visitors
@@ -93,7 +93,7 @@ def name_beside(server: PostgresServer, live: str, now: datetime, tell: Report) 
 
 def remove_database(server: PostgresServer, database: str, oid: int) -> None:
     """Drop the database a failed restore has made; only that very one, whatever its name is by now."""
-    name = sql.Identifier(database)
+    name = identifier(database)
     try:
         with server.administer() as admin:
             mine = admin.execute("SELECT FROM pg_database WHERE oid = %s AND datname = %s", [oid, database]).fetchone()
@@ -120,7 +120,7 @@ def _lock(oid: int) -> int:
 
 
 def _comment(admin: Connection, database: str, comment: str | None) -> None:
-    admin.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(database), sql.Literal(comment)))
+    admin.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier(database), sql.Literal(comment)))
 
 
 def _comment_of(admin: Connection, database: str) -> tuple[int, str | None] | None:
