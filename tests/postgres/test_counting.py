@@ -104,9 +104,9 @@ def test_what_pg_dump_can_copy_can_be_counted_and_nothing_of_the_owner_runs(
 @pytest.mark.parametrize("encoding", ["UTF8", "LATIN1"])
 def test_a_digest_without_a_plan_is_the_one_that_the_server_gives(postgres: PostgresServer, encoding: str) -> None:
     name = new_name("digests")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0".encode())
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute(
             r"""
             SET search_path = public;

@@ -24,15 +24,15 @@ pytestmark = pytest.mark.slow
 def few(postgres: PostgresServer) -> Iterator[tuple[PostgresServer, str]]:
     """A user who may have three connections, and his database of three streams."""
     user, name = new_name("few"), new_name("few_orders")
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(f"CREATE ROLE {user} LOGIN CREATEDB PASSWORD 'few' CONNECTION LIMIT 3".encode())
         admin.execute(f"CREATE DATABASE {name} OWNER {user}".encode())
-    with postgres.connect(name) as connection:
+    with postgres.visit(name) as connection:
         connection.execute(f"SET ROLE {user}".encode())
         for table in ("one", "two", "three"):
             connection.execute(f"CREATE TABLE public.{table} AS SELECT n FROM generate_series(1, 5000) n".encode())
     yield replace(postgres, user=user, password="few"), name
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         for database in (name, f"{name}_again"):
             admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
         admin.execute(f"DROP OWNED BY {user}; DROP ROLE {user}".encode())
@@ -54,7 +54,7 @@ def test_three_connections_are_enough_for_a_backup_and_a_restore(
 
 
 def test_a_setting_says_how_many_connections_a_backup_may_have(postgres: PostgresServer) -> None:
-    with postgres.connect("postgres") as connection:
+    with postgres.visit("postgres") as connection:
         assert at_a_time(connection, postgres, 8, beside=1, fixed=3) == 1
         assert at_a_time(connection, postgres, 8, beside=1, fixed=5) == 3
         assert at_a_time(connection, postgres, 8, beside=1, fixed=None) == 8
@@ -70,12 +70,12 @@ def test_a_limit_that_never_is_enough_is_refused_and_others_are_waited_for(
     monkeypatch.setattr(limits, "PATIENCE", 0.0)
 
     def taken() -> None:
-        with server.connect(name), server.connect(name):
+        with server.visit(name), server.visit(name):
             dump_database(server, name, Kept(), installed=installed)
 
     with pytest.raises(SourceUnavailable, match="may have 3 connections, and 0 more"):
         taken()
-    with postgres.connect("postgres") as admin:
+    with postgres.visit("postgres") as admin:
         admin.execute(f"ALTER ROLE {server.user} CONNECTION LIMIT 2".encode())
     with pytest.raises(SourceRefused, match="may have 2 connections") as refused:
         check_database(server, name, installed)

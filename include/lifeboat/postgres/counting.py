@@ -44,7 +44,7 @@ def digest_by_copying(connection: Connection, schema: str, table: str) -> tuple[
 
     There is no digest where columns are generated: they are not copied.
     """
-    name = sql.Identifier(schema, table)
+    name = identifier(schema, table)
     row = connection.execute(_COLUMNS, [schema, table]).fetchone()
     columns, generated, encoding = row or (0, False, "UTF8")
     if generated:
