@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,18 @@ def test_a_source_stands_for_its_newest_snapshot(kept: Kept, stranger: Stranger)
     by_id = stranger.run("unseal", kept.place, str(newest.id), "dump", "--keys", kept.keys, "--to", "-")
 
     assert (poured.out, by_id.out) == (b"of the 24th", b"newest")
+
+
+def test_a_snapshot_dated_into_the_future_is_passed_over_and_told(kept: Kept, stranger: Stranger) -> None:
+    ahead = kept.vault.begin("orders", Kind.POSTGRES, began=datetime.now(UTC) + timedelta(days=400))
+    ahead("dump", [b"stale"], media_type="application/octet-stream")
+    stale = ahead.commit({})
+
+    poured = stranger.run("unseal", kept.place, "orders", "dump", "--keys", kept.keys, "--to", "-")
+    by_id = stranger.run("unseal", kept.place, str(stale.id), "dump", "--keys", kept.keys, "--to", "-")
+
+    assert (poured.out, by_id.out) == (NOISE, b"stale")
+    assert f"{stale.id} is passed over" in poured.err
 
 
 def flip(path: Path, position: int) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as some
 
 from lifeboat.anomaly import _history
 from lifeboat.choosing import about_dates, choose_snapshot
+from lifeboat.cli.job_commands import _check_clocks
 from lifeboat.configuration.archiving import newest_snapshot
 from lifeboat.errors import NotReady
 from lifeboat.health import vault_health
@@ -130,6 +131,16 @@ def test_one_store_of_two_whose_clock_is_wrong_stops_nothing() -> None:
 
     assert len(told) == 1
     assert refused == ()
+
+
+def test_a_backup_by_hand_looks_at_the_clocks_too(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
+    nights.now = datetime.now(UTC) - timedelta(hours=3)
+    _check_clocks(nights.vault, "orders")
+    assert "Warning: This host's clock is 3 h ahead of the clock of the repository far." in capsys.readouterr().err
+
+    nights.now = datetime.now(UTC) - AHEAD
+    with pytest.raises(NotReady, match="orders cannot be backed up"):
+        _check_clocks(nights.vault, "orders")
 
 
 @settings(max_examples=40, deadline=None)

@@ -48,6 +48,7 @@ from lifeboat.manifest import Manifest
 from lifeboat.outcome import BackupOutcome
 from lifeboat.postgres.selection import Selection
 from lifeboat.progress import count_text, duration_text, size_text
+from lifeboat.readiness import look_at_clocks, not_ready
 from lifeboat.snapshot import Kind
 from lifeboat.vault import Progress, Snapshot, Vault
 
@@ -116,6 +117,7 @@ def backup(
         raise SettingsError(f"{source} is no tree of files.", hint="Leave out --i-know-these-files-are-gone.")
     act = partial(_back_up_tree, files_are_gone=True) if files_are_gone else _BACKUPS[kind]
     vault = desk.vault()
+    _check_clocks(vault, source)
     with showing_progress() as progress:
         outcome = act(desk, vault, source, selection, progress)
     suspect: tuple[str, ...] = ()
@@ -400,6 +402,15 @@ def _look_at_redis(desk: Desk, vault: Vault | None, name: str) -> Sequence[str]:
 
     source = redis_source(desk.platform, name, desk.lookup)
     return look_at_server(source) if vault is None else check_redis_ready(vault, source)
+
+
+def _check_clocks(vault: Vault, source: str) -> None:
+    """Tell how far this host's clock is from the stores'. Raises `NotReady` where it must be wrong."""
+    told, refused = look_at_clocks(vault, datetime.now(UTC))
+    for text in told:
+        remark(f"Warning: {text}")
+    if refused:
+        raise not_ready(source, refused)
 
 
 def _not_ready(obstacles: Sequence[LifeboatError]) -> NotReady:
