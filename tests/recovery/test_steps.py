@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +21,9 @@ from lifeboat.recovery.left import folder_identity
 from lifeboat.recovery.model import Mode, Outcome, State
 from lifeboat.recovery.practice import remove_leftovers
 from lifeboat.recovery.steps import prepare, put_in_place, restore, undo, verify
-from tests.fixtures_postgres import new_name
+from tests.fixtures_postgres import CHECK_THAT_NO_LONGER_HOLDS, new_name, psql
 from tests.fixtures_redis import RedisServers
-from tests.recovery.ruins import CONFIGURATION, ORDERS, UPLOADS, Ruins
+from tests.recovery.ruins import BEGAN, CONFIGURATION, ORDERS, UPLOADS, Ruins
 
 pytestmark = pytest.mark.slow
 
@@ -163,6 +163,25 @@ def test_a_finished_step_is_recognised_and_repeats_nothing(ruins: Ruins) -> None
     assert [one.record() for one in second] == [one.record() for one in first]
     assert ruins.databases() == before
     assert not [line for line in ruins.said if line.startswith(("rows and indexes:", "files:", "load:"))]
+
+
+def test_a_database_that_lacks_objects_is_brought_back_with_all_rows_and_never_said_to_be_well(ruins: Ruins) -> None:
+    psql(ruins.server, ruins.database, "-c", CHECK_THAT_NO_LONGER_HOLDS)
+    ruins.back_up_database_again()
+    ruins.destroy("orders")
+    case = ruins.case(components=("orders",), began=BEGAN + timedelta(hours=1))
+    assessment = ruins.assess(case)
+    prepare(case, assessment)
+
+    first = restore(case, assessment, "orders")
+    again = restore(case, assessment, "orders")
+    placed = put_in_place(case, assessment, [again], replaces_live=False)
+    verified = verify(case, assessment, placed)
+
+    assert again.facts["oid"] == first.facts["oid"]
+    assert [one["kind"] for one in again.facts["not_rebuilt"]] == ["CHECK CONSTRAINT"]
+    assert [check.name for check in verified.checks if not check.passed] == ["orders: all objects are there"]
+    assert psql(ruins.server, ruins.database, "-c", "SELECT count(*) FROM a_orders").strip() == "10"
 
 
 def test_the_journal_alone_is_not_believed(ruins: Ruins) -> None:

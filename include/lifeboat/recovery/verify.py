@@ -89,6 +89,8 @@ def _database(case: Case, assessment: Assessment, one: Restored, notes: list[str
     yield _check(f"{one.source}: in its place", is_it, began, "what was restored", found)
     if not is_it:
         return
+    if missing := missing_of(one):
+        yield _check(f"{one.source}: {WHOLE}", False, began, "every object", listed(missing))
     if _was_done(case, "migrate"):
         notes.append(f"{one.source} was migrated, so that it is not compared with its evidence any more.")
     else:
@@ -96,15 +98,12 @@ def _database(case: Case, assessment: Assessment, one: Restored, notes: list[str
         snapshot = snapshot_of(case, assessment.component(one.source))
         evidence = read_evidence(case.means.vault, snapshot, repository=case.request.repository)
         held = look_into(target.server, target.database, evidence)
-        missing = missing_of(one)
         wrong = differences(*comparable(evidence, held, missing))
         if wrong and _was_done(case, "start"):
             changed, wrong = wrong, differences(*comparable(_with_rows_of(held, evidence), held, missing))
             if not wrong:
                 notes.append(f"{one.source} has changed since the application was started: {changed[0]}")
         said = "the same" if not wrong else f"{wrong[0]} ({count_text(len(wrong), 'difference')} in all)"
-        if missing:
-            yield _check(f"{one.source}: {WHOLE}", False, began, "every object", f"{listed(missing)}")
         yield _check(f"{one.source}: as its evidence says", not wrong, began, "the same", said)
     checks = case.means.platform.smoke_checks(one.source)
     checks = replace(checks, url=None) if case.practising else checks
