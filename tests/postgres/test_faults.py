@@ -476,6 +476,8 @@ def test_a_server_that_dies_during_a_restore_is_told_with_what_is_left_there(
 
     assert str(mortal.server) in failed.value.message
     assert 'DROP DATABASE "half made"' in failed.value.hint
+    assert "The restore failed: Restoring " in failed.value.message
+    assert failed.value.transient
 
 
 @pytest.mark.parametrize(

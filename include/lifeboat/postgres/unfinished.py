@@ -9,13 +9,14 @@ has another oid; and whoever wants to keep it changes the comment. What has no c
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from datetime import datetime
 
 import psycopg
 from psycopg import sql
 
-from lifeboat.errors import LifeboatError, RestoreFailed
+from lifeboat.errors import LifeboatError, RestoreFailed, TargetUnavailable
 from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.faults import words_of
 from lifeboat.postgres.subscriptions import forget_subscriptions
@@ -93,7 +94,7 @@ def name_beside(server: PostgresServer, live: str, now: datetime, tell: Report) 
 
 def remove_database(server: PostgresServer, database: str, oid: int) -> None:
     """Drop the database a failed restore has made; only that very one, whatever its name is by now."""
-    name = identifier(database)
+    name, first = identifier(database), sys.exception()
     try:
         with server.administer() as admin:
             mine = admin.execute("SELECT FROM pg_database WHERE oid = %s AND datname = %s", [oid, database]).fetchone()
@@ -101,8 +102,10 @@ def remove_database(server: PostgresServer, database: str, oid: int) -> None:
                 forget_subscriptions(admin, server, database)
                 admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
     except LifeboatError as error:
-        raise RestoreFailed(
-            f"The restore failed, and {database!r} could not be removed again: {error.message}",
+        kind = TargetUnavailable if error.transient else RestoreFailed
+        why = f"The restore failed: {first.message}" if isinstance(first, LifeboatError) else "The restore failed."
+        raise kind(
+            f"{why} And {database!r} could not be removed again: {error.message}",
             hint=f"Once the server answers: DROP DATABASE {name.as_string()}",
         ) from error
 
