@@ -43,12 +43,12 @@ def look_into(server: PostgresServer, database: str, source: Evidence, *, jobs: 
     """What a database holds now, as exactly as the source's evidence tells it. Every row is read, by `jobs` at a time,
     as many as there are cores by default."""
     hashed, jobs = any(table.content is not None for table in source.tables), jobs or os.cpu_count() or 1
-    with server.connect(database) as connection:
+    with server.connect(database, read_only=True) as connection:
         tables = tables_to_read(connection)
         waiting = iter(tables)
 
         def count() -> tuple[TableEvidence, ...]:
-            with server.connect(database) as counter:
+            with server.connect(database, read_only=True) as counter:
                 return count_tables(counter, waiting, content_hash=hashed)
 
         with ThreadPoolExecutor(jobs, thread_name_prefix="count") as pool:

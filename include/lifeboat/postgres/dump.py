@@ -102,7 +102,7 @@ def check_database(
     """
     with (
         telling_of_locks(server, database),
-        server.connect(database) as connection,
+        server.connect(database, read_only=True) as connection,
     ):
         scope = _scope(connection, server, database, installed, selection, lock_seconds=LOOK_LOCK_SECONDS)
         if not selection.complete:
@@ -140,7 +140,7 @@ def dump_database(
     """
     children = children or Children()
     wanted = parallel or os.cpu_count() or 1
-    with telling_of_locks(server, database, report) as tell_no_more, server.connect(database) as connection:
+    with telling_of_locks(server, database, report) as tell_no_more, server.connect(database, read_only=True) as connection:
         streams_at_a_time = at_a_time(connection, server, wanted, beside=COUNTER, fixed=connections)
         if streams_at_a_time < wanted:
             tell_no_more()
@@ -168,7 +168,7 @@ def dump_database(
 
 
 def _read_sequences(connection: Connection, server: PostgresServer, database: str) -> tuple[SequenceEvidence, ...]:
-    with server.connect(database) as reader:
+    with server.connect(database, read_only=True) as reader:
         _wait_for_locks_only_so_long(reader)
         return read_sequences(connection, reader)
 
@@ -274,7 +274,7 @@ def _run_all(
     arguments += ["--no-unlogged-table-data"] if job.scope.unlogged else []
     arguments += [f"--exclude-table-data={_pattern(table)}" for tables in cut for table in tables]
     with (
-        job.server.connect(job.database) as counter,
+        job.server.connect(job.database, read_only=True) as counter,
         ThreadPoolExecutor(max_workers=parallel + 1, thread_name_prefix="dump") as pool,
     ):
         begun: list[Future[Any]] = []

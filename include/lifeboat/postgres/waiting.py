@@ -117,7 +117,7 @@ def _look(server: PostgresServer, database: str, report: Report, stop: threading
         return
     told: set[tuple[str, frozenset[int]]] = set()
     # Whoever cannot be asked now, as while the server stops, is not: what works on it hears of that itself.
-    with suppress(LifeboatError), server.connect(database) as connection:
+    with suppress(LifeboatError), server.connect(database, read_only=True) as connection:
         connection.execute("SET statement_timeout = '5s'")
         while True:
             for wait in _waits(connection):
