@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from lifeboat import __version__
+from lifeboat.dates import TOLERANCE
 from lifeboat.errors import (
     IntegrityError,
     KeyringError,
@@ -147,21 +148,35 @@ def require_signing_key(vault: Vault) -> SigningKey:
 
 def attestations_of(vault: Vault, snapshot: Snapshot) -> tuple[Attestation, ...]:
     """Every attestation of a snapshot that can be read and trusted, oldest first, from all repositories together."""
-    found: dict[str, Attestation] = {}
+    found: dict[str, tuple[Attestation, datetime]] = {}
     for member in vault.present:
         if member.name not in snapshot.repositories:
             continue
         try:
-            keys = [info.key for info in member.repository.list(attestations_prefix(snapshot)) if info.key not in found]
+            infos = [info for info in member.repository.list(attestations_prefix(snapshot)) if info.key not in found]
         except RepositoryError:
             continue
-        for key in keys:
+        for info in infos:
             try:
-                envelope = b"".join(member.repository.get(key))
-                found[key] = read_attestation_of(vault, snapshot, envelope, place=f"{member.name}:{key}")
+                envelope = b"".join(member.repository.get(info.key))
+                one = read_attestation_of(vault, snapshot, envelope, place=f"{member.name}:{info.key}")
+                found[info.key] = one, info.modified
             except (RepositoryError, IntegrityError):
                 continue  # another repository may have it whole
-    return tuple(sorted(found.values(), key=lambda attestation: attestation.made))
+    return in_order(found.values())
+
+
+def in_order(attestations: Iterable[tuple[Attestation, datetime]]) -> tuple[Attestation, ...]:
+    """The attestations, each given with when it was stored, oldest first.
+
+    What a clock that ran ahead has dated long after it was stored must not be the last word until that day has come.
+    """
+
+    def when(one: tuple[Attestation, datetime]) -> tuple[datetime, datetime]:
+        attestation, stored = one
+        return (stored if attestation.made > stored + TOLERANCE else attestation.made), attestation.made
+
+    return tuple(attestation for attestation, _ in sorted(attestations, key=when))
 
 
 def is_proven(attestations: Sequence[Attestation]) -> bool:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from lifeboat.attestation import (
     Attestation,
     Verdict,
+    in_order,
     is_damaged,
     is_proven,
     last_judgement,
@@ -394,7 +395,8 @@ def _read_attestations(
             except (RepositoryError, IntegrityError) as error:
                 faults[info.key] = error.message
     unreadable = [fault for key, fault in faults.items() if key not in found]
-    return tuple(sorted(found.values(), key=lambda a: a.made)), " ".join(unreadable)
+    stored = {info.key: info.modified for _, one in reversed(listed) for info in one.attestations}
+    return in_order((one, stored[key]) for key, one in found.items()), " ".join(unreadable)
 
 
 # ---- judging --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from lifeboat.anomaly import _history
+from lifeboat.attestation import Attestation, Verdict, in_order, is_proven
 from lifeboat.choosing import about_dates, choose_snapshot
 from lifeboat.cli.job_commands import _check_clocks
 from lifeboat.configuration.archiving import newest_snapshot
@@ -21,7 +22,7 @@ from lifeboat.retention import Policy, good, plan_retention
 from lifeboat.snapshot import Kind, Tier
 from lifeboat.vault import Snapshot, Vault
 from tests.core.test_vault import vault_of
-from tests.keeping.worlds import DAY, SMALL, copy_of
+from tests.keeping.worlds import DAY, SMALL, World, copy_of
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 AHEAD = 400 * DAY
@@ -143,6 +144,19 @@ def test_a_backup_by_hand_looks_at_the_clocks_too(nights: Nights, capsys: pytest
         _check_clocks(nights.vault, "orders")
 
 
+def test_what_a_clock_that_ran_ahead_has_attested_is_not_the_last_word() -> None:
+    world = World()
+    snapshot = world.back_up()
+    said = [
+        (_attestation(snapshot, Verdict.FAILED, NOW + AHEAD), NOW - 2 * DAY),  # by a host that was ahead
+        (_attestation(snapshot, Verdict.PROVEN, NOW), NOW),
+        (_attestation(snapshot, Verdict.VERIFIED, NOW - 3 * DAY), NOW),  # replicated later
+    ]
+
+    assert [one.verdict for one in in_order(said)] == [Verdict.VERIFIED, Verdict.FAILED, Verdict.PROVEN]
+    assert is_proven(in_order(said))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     some.sets(some.integers(1, 60), min_size=4, max_size=40),
@@ -163,6 +177,10 @@ def test_snapshots_dated_into_the_future_never_cost_one_that_is_good(
     assert alone <= {d.copy.id for d in together.keep}
     assert {c.id for c in wrongly} <= {d.copy.id for d in together.keep}
     assert all(d.copy.tier is Tier.DAILY for d in together.remove)
+
+
+def _attestation(snapshot: Snapshot, verdict: Verdict, made: datetime) -> Attestation:
+    return Attestation("vault", "orders", snapshot.id, verdict, made, None, {}, "a test")
 
 
 def _policy() -> Policy:
