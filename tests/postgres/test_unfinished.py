@@ -15,6 +15,7 @@ from lifeboat.postgres.programs import Programs
 from lifeboat.postgres.unfinished import mark_unfinished
 from tests.fixtures_postgres import new_name
 from tests.postgres.artifacts import Kept, restore
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.ordinary]
 
@@ -57,6 +58,9 @@ def left_by_a_killed_one(postgres: PostgresServer, admin: Connection) -> tuple[s
     assert oid is not None
     with postgres.visit("postgres") as dead:
         mark_unfinished(dead, name, oid)
+        session = dead.info.backend_pid
+    gone = "SELECT FROM pg_stat_activity WHERE pid = %s"
+    wait_until(lambda: admin.execute(gone, [session]).fetchone() is None)  # and its lock with it
     return name, oid
 
 
