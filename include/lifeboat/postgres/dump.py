@@ -140,7 +140,10 @@ def dump_database(
     """
     children = children or Children()
     wanted = parallel or os.cpu_count() or 1
-    with telling_of_locks(server, database, report) as tell_no_more, server.connect(database, read_only=True) as connection:
+    with (
+        telling_of_locks(server, database, report) as tell_no_more,
+        server.connect(database, read_only=True) as connection,
+    ):
         streams_at_a_time = at_a_time(connection, server, wanted, beside=COUNTER, fixed=connections)
         if streams_at_a_time < wanted:
             tell_no_more()
