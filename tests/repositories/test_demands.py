@@ -96,7 +96,9 @@ def test_without_the_setting_the_error_names_it(s3_store: S3Server, old_store: i
         assert not told.value.transient
 
 
-def test_bytes_altered_on_the_way_are_refused_by_their_md5_too(s3_store: S3Server) -> None:
+def test_a_put_without_checksum_headers_still_carries_an_md5_of_its_bytes(
+    s3_store: S3Server,
+) -> None:
     store = repository_on(s3_store, s3_store.port, **OFF)
     heard: list[str] = []
     store._client.meta.events.register(

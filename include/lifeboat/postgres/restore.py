@@ -15,15 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-import psycopg
-from psycopg import sql
-
 from lifeboat.children import Children, Failure, feed, filtered, how_it_ended, memory_file, output_of, path_of
 from lifeboat.discretion import discreet
 from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, TargetUnavailable, writable
 from lifeboat.postgres.analysis import Analysis
 from lifeboat.postgres.comparison import compare, expected
-from lifeboat.postgres.connection import Connection, PostgresServer, database_argument, identifier
+from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
 from lifeboat.postgres.contents import (
     Entry,
     Part,
@@ -34,13 +31,14 @@ from lifeboat.postgres.contents import (
     to_restore_last,
     use_list,
 )
-from lifeboat.postgres.evidence import DatabaseProperties, Evidence
+from lifeboat.postgres.evidence import Evidence
 from lifeboat.postgres.extensions import lost_contents
-from lifeboat.postgres.faults import fault_said, words_of
+from lifeboat.postgres.faults import fault_said
 from lifeboat.postgres.globals import missing_tablespaces
 from lifeboat.postgres.limits import at_a_time, remark
 from lifeboat.postgres.making import make_database, refuse_unable
 from lifeboat.postgres.programs import Programs, programs_for_restore
+from lifeboat.postgres.properties import apply_connection_limit, apply_properties
 from lifeboat.postgres.rebuilding import ROWS, Heard, Item, NotRebuilt, Rebuilding, rows_listed
 from lifeboat.postgres.remarks import unlogged_note
 from lifeboat.postgres.roles import restore_roles
@@ -166,7 +164,7 @@ def restore_database(
                 not_rebuilt = rebuilding.not_rebuilt()
                 notes += tuple(rebuilding.notes)
             with clock.phase("properties"):
-                notes += _apply_properties(admin, database, evidence.database)
+                notes += apply_properties(admin, database, evidence.database)
                 notes += tuple(
                     f"The subscription {subscription.name} is there, switched off."
                     for subscription in subscriptions_of(admin, database)
@@ -187,6 +185,7 @@ def restore_database(
                 with clock.phase("statistics"):
                     analysis.complete()
                 notes += analysis.notes
+            notes += apply_connection_limit(admin, database, evidence.database)
             notes += mark_finished(server, database, oid, evidence.database.comment)
             restored = replace(restored, database=replace(restored.database, comment=evidence.database.comment))
         except BaseException:
@@ -573,42 +572,6 @@ def _oid(admin: Connection, database: str) -> int:
     row = admin.execute("SELECT oid::bigint FROM pg_database WHERE datname = %s", [database]).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def _apply_properties(admin: Connection, database: str, was: DatabaseProperties) -> tuple[str, ...]:
-    """Settings, grants and connection limit of the database itself, which are not in its dump."""
-    name = identifier(database)
-    statements = []
-    if was.connection_limit >= 0:
-        statements.append(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, was.connection_limit))
-    for role, setting in was.settings:
-        parameter, _, value = setting.partition("=")
-        whose = (
-            sql.SQL("ROLE {} IN DATABASE {}").format(identifier(role), name)
-            if role
-            else sql.SQL("DATABASE {}").format(name)
-        )
-        shown = sql.SQL(value) if parameter in _LISTS else sql.Literal(value)
-        statements.append(sql.SQL("ALTER {} SET {} TO {}").format(whose, identifier(parameter), shown))
-    if was.grants:
-        statements.append(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(name, identifier(was.owner)))
-    for grantee, privilege, grantable in was.grants:
-        to = identifier(grantee) if grantee else sql.SQL("PUBLIC")
-        option = sql.SQL(" WITH GRANT OPTION" if grantable else "")
-        what = sql.SQL({"CONNECT": "CONNECT", "CREATE": "CREATE", "TEMPORARY": "TEMPORARY"}[privilege])
-        statements.append(sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(what, name, to, option))
-    notes = []
-    for statement in statements:
-        try:
-            admin.execute(statement)
-        except psycopg.Error as error:
-            notes.append(f"{statement.as_string(admin)} failed: {words_of(error)}")
-    return tuple(notes)
-
-
-# Settings whose stored value is a list that is quoted already; quoting it again would make one long name of it
-# (variable_is_guc_list_quote in PostgreSQL's dumputils.c).
-_LISTS = frozenset({"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"})
 
 
 def _restore_failed(server: PostgresServer, database: str, artifact: str) -> Failure:
