@@ -323,6 +323,7 @@ def _mail(settings: EmailSettings, connection: Connection) -> Mail:
 def postgres_server(connection: Connection) -> PostgresServer:
     """The server a connection of type `postgres` leads to. Raises `SettingsError`."""
     from lifeboat.postgres.connection import PostgresServer
+    from lifeboat.postgres.parameters import for_connections, for_nobody
 
     variable = variable_of(connection.conn_id)
     if connection.conn_type != "postgres":
@@ -341,7 +342,12 @@ def postgres_server(connection: Connection) -> PostgresServer:
             f"{variable} asks for an IAM token, which only Airflow gets by itself.",
             hint="Give a user with a password for use without Airflow.",
         )
-    unknown = connection.extra.keys() - _libpq_options() - _AIRFLOW_OPTIONS - {_MAINTENANCE}
+    if refused := connection.extra.keys() & for_nobody():
+        raise SettingsError(
+            f"{variable} has {', '.join(sorted(refused))}, which pg_dump could only be given for all to see.",
+            hint="Use a key without a passphrase that only Lifeboat can read, or a password.",
+        )
+    unknown = connection.extra.keys() - for_connections() - _AIRFLOW_OPTIONS - {_MAINTENANCE}
     if unknown:
         raise SettingsError(
             f"{variable} has options that PostgreSQL does not know: {', '.join(sorted(unknown))}.",
@@ -444,14 +450,6 @@ _AIRFLOW_OPTIONS = frozenset(
     {"iam", "redshift", "redshift-serverless", "cursor", "cluster-identifier", "workgroup-name", "aws_conn_id",
      "azure_conn_id", "sqlalchemy_scheme", "sqlalchemy_query"}
 )  # fmt: skip
-
-
-def _libpq_options() -> set[str]:
-    """What libpq knows (PostgreSQL manual, Parameter Key Words) and a connection has no field of its own for."""
-    from psycopg import pq
-
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-    return known - {"host", "port", "user", "password", "dbname", "service"}
 
 
 def _is_true(value: object) -> bool:

@@ -329,7 +329,7 @@ class _Trial:
                 min(able, key=lambda programs: abs(programs.major - major)).path("pg_amcheck"),
                 "--no-password",
                 f"--jobs={self.jobs}",
-                database,
+                target.database_argument(database),
             ],
             env=target.child_environment(statement_timeout="0"),
             seconds=AMCHECK_SECONDS,

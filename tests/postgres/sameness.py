@@ -9,7 +9,7 @@ from difflib import unified_diff
 
 from psycopg import sql
 
-from lifeboat.postgres.connection import PostgresServer, database_argument
+from lifeboat.postgres.connection import PostgresServer
 from tests.fixtures_postgres import PROGRAMS
 
 # What `pg_dump` says of itself, and the key that is new every time.
@@ -24,7 +24,8 @@ def definitions(server: PostgresServer, database: str, major: int) -> list[str]:
     Owners, grants, comments and the database's own properties are among it.
     """
     command = [
-        str(PROGRAMS[major].path("pg_dump")), "--create", "--schema-only", f"--dbname={database_argument(database)}",
+        str(PROGRAMS[major].path("pg_dump")), "--create", "--schema-only",
+        f"--dbname={server.database_argument(database)}",
     ]  # fmt: skip
     done = subprocess.run(command, env=server.application_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from lifeboat.errors import SourceRefused
-from lifeboat.postgres import session
+from lifeboat.postgres import parameters, session
 from lifeboat.postgres.faults import errors_explained, is_full, is_of_the_database
 
 Connection = psycopg.Connection[Any]
@@ -90,7 +90,9 @@ class PostgresServer:
         They go with the login, which a pooler does not take; there the programs' own must do. Where no server has been
         asked yet, only what all versions know is set.
         """
-        environment = self.application_environment()
+        # Of variables for libpq both we and they obey what the connection does not say.
+        ours_too = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+        environment = ours_too | self.application_environment()
         if not self.known.pooled:
             ours = session.of_children(self.known) | settings
             environment["PGOPTIONS"] = f"{environment.get('PGOPTIONS', '')} {session.options_text(ours)}".strip()
@@ -111,27 +113,32 @@ class PostgresServer:
             "PGCONNECT_TIMEOUT": "10",
             "LC_ALL": "C",
         }
+        known = parameters.variables()
         if self.password:
             environment["PGPASSWORD"] = self.password
-        environment |= {_ENVIRONMENT[name]: value for name, value in self.options.items() if name in _ENVIRONMENT}
-        if given := self.options.get("options"):
-            environment["PGOPTIONS"] = given
+        environment |= {known[name]: value for name, value in self.options.items() if name in known}
         return environment
+
+    def database_argument(self, database: str) -> str:
+        """What client programs take as a database: its name, whatever characters it has, and all that our own sessions
+        are reached with, but for the password and the settings, which an argument would show or replace."""
+        given = {name: value for name, value in self._parameters(database).items() if name not in _NOT_ARGUMENTS}
+        return make_conninfo(**given)
 
     @contextmanager
     def _login(self, database: str) -> Iterator[Connection]:
-        parameters = self._parameters(database)
+        given = self._parameters(database)
         if ours := session.options_text(self.known.at_login):
             try:
-                both = f"{parameters.get('options', '')} {ours}".strip()
-                connection = _opened(**parameters | {"options": both})
+                both = f"{given.get('options') or os.environ.get('PGOPTIONS', '')} {ours}".strip()
+                connection = _opened(**given | {"options": both})
             except psycopg.OperationalError as error:
                 # Another server answers than before, or another program in front of it.
                 if not re.search("event_triggers|unsupported startup parameter", str(error)):
                     raise
-                connection = _opened(**parameters)
+                connection = _opened(**given)
         else:
-            connection = _opened(**parameters)
+            connection = _opened(**given)
         with connection:
             yield connection
 
@@ -162,37 +169,21 @@ class PostgresServer:
         self.known.keeps_sessions = True
 
 
-def _opened(**parameters: Any) -> Connection:
+def _opened(**given: Any) -> Connection:
     """A connection. A session of ours that has just ended counts for a moment still, where few are allowed."""
     until = time.monotonic() + FULL_SECONDS
     while True:
         try:
-            return psycopg.connect(**parameters)
+            return psycopg.connect(**given)
         except psycopg.OperationalError as error:
             if not is_full(error) or time.monotonic() > until:
                 raise
             time.sleep(0.1)
 
 
-def database_argument(database: str) -> str:
-    """A database's name as client programs take it whole, whatever characters it has: `dbname='…'`."""
-    return make_conninfo(dbname=database)
+_NOT_ARGUMENTS = frozenset({"password", "options", "autocommit"})
 
 
 def identifier(*parts: str) -> sql.Identifier:
     """A quoted, qualified name, whatever bytes it has."""
     return session.Name(*parts)
-
-
-# libpq parameters that client programs take from the environment (PostgreSQL manual, libpq environment variables).
-_ENVIRONMENT = {
-    "sslmode": "PGSSLMODE",
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-    "sslcrl": "PGSSLCRL",
-    "channel_binding": "PGCHANNELBINDING",
-    "gssencmode": "PGGSSENCMODE",
-    "target_session_attrs": "PGTARGETSESSIONATTRS",
-    "passfile": "PGPASSFILE",
-}

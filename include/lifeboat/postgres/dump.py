@@ -19,7 +19,7 @@ from psycopg import sql
 
 from lifeboat.children import Children, output_of
 from lifeboat.errors import ClientMissing, SourceRefused, writable
-from lifeboat.postgres.connection import Connection, PostgresServer, database_argument, identifier
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.counting import tables_not_to_plan
 from lifeboat.postgres.dump_faults import dump_failed
 from lifeboat.postgres.evidence import (
@@ -36,6 +36,7 @@ from lifeboat.postgres.extensions import left_out, read_extension_contents
 from lifeboat.postgres.faults import errors_explained
 from lifeboat.postgres.huge_rows import refuse_huge_rows
 from lifeboat.postgres.limits import at_a_time, remark, wait_for_place
+from lifeboat.postgres.parameters import programs_that_obey
 from lifeboat.postgres.programs import SUPPORTED, Programs, programs_for_dump
 from lifeboat.postgres.remarks import build_remarks, lock_remarks, unlogged_note, unlogged_tables
 from lifeboat.postgres.selection import EVERYTHING, Selection
@@ -227,7 +228,7 @@ class _Job:
             f"--encoding={self.scope.encoding}",
             f"--lock-wait-timeout={LOCK_TIMEOUT_SECONDS * 1000}", "--no-password",
             *(argument(text, self.scope.encoding) for text in arguments),
-            database_argument(self.database),
+            self.server.database_argument(self.database),
         ]  # fmt: skip
         self._stream(artifact, command, DUMP_MEDIA_TYPE)
 
@@ -236,7 +237,9 @@ class _Job:
         command.append(f"--encoding={self.scope.encoding}")
         if not self.scope.role_passwords:
             command.append("--no-role-passwords")
-        self._stream("globals", [*command, f"--database={database_argument(self.database)}"], GLOBALS_MEDIA_TYPE)
+        self._stream(
+            "globals", [*command, f"--database={self.server.database_argument(self.database)}"], GLOBALS_MEDIA_TYPE
+        )
 
     def count(
         self, connection: Connection, tables: Sequence[TableToRead], content_hash: bool
@@ -363,7 +366,7 @@ def _scope(
             f"{server} is PostgreSQL {major}; Lifeboat backs up {SUPPORTED[0]} to {SUPPORTED[-1]}.",
             hint="Use a Lifeboat that knows this version.",
         )
-    programs = programs_for_dump(major, installed)
+    programs = programs_for_dump(major, programs_that_obey(installed, server.options))
     selected = _selected_tables(connection, server, database, selection.tables)
     oids = None if not selection.tables else [oid for oid, _ in selected]
     _refuse_unreadable(connection, server, database, oids, large_objects=selection.complete)

@@ -20,7 +20,7 @@ from lifeboat.discretion import discreet
 from lifeboat.errors import LifeboatError, NotReady, RestoreFailed, TargetUnavailable, writable
 from lifeboat.postgres.analysis import Analysis
 from lifeboat.postgres.comparison import compare, expected
-from lifeboat.postgres.connection import Connection, PostgresServer, database_argument
+from lifeboat.postgres.connection import Connection, PostgresServer
 from lifeboat.postgres.contents import (
     Entry,
     Part,
@@ -37,6 +37,7 @@ from lifeboat.postgres.faults import fault_said
 from lifeboat.postgres.globals import missing_tablespaces
 from lifeboat.postgres.limits import at_a_time, remark
 from lifeboat.postgres.making import make_database, refuse_unable
+from lifeboat.postgres.parameters import programs_that_obey
 from lifeboat.postgres.programs import Programs, programs_for_restore
 from lifeboat.postgres.properties import apply_connection_limit, apply_properties
 from lifeboat.postgres.rebuilding import ROWS, Heard, Item, NotRebuilt, Rebuilding, rows_listed
@@ -407,7 +408,8 @@ class _Job:
         newer = self.programs.major > self.target_major
         heard = Heard(goes_on=not self.all_or_nothing)
         command: list[str | Path] = [
-            self.programs.path("pg_restore"), "--no-password", f"--dbname={database_argument(self.database)}",
+            self.programs.path("pg_restore"), "--no-password",
+            f"--dbname={self.server.database_argument(self.database)}",
             *(["--exit-on-error"] if self.all_or_nothing and not newer else []),
             *([] if self.all_or_nothing else ["--verbose"]), *self.everywhere, *arguments,
         ]  # fmt: skip
@@ -551,7 +553,7 @@ def _fitting_programs(
             f"The dump is of PostgreSQL {evidence.server_major}, and {server} is {target_major}: older.",
             hint="Restore to a server of the same version or a newer one.",
         )
-    return programs_for_restore(dump_major, target_major, installed)
+    return programs_for_restore(dump_major, target_major, programs_that_obey(installed, server.options))
 
 
 def _refuse_unfit(admin: Connection, server: PostgresServer, evidence: Evidence, selection: Selection) -> None:

@@ -17,10 +17,11 @@ from psycopg import sql
 
 from lifeboat.children import Children, Failure, how_it_ended, memory_file, output_of, path_of
 from lifeboat.errors import EvidenceMismatch, LifeboatError, RestoreFailed
-from lifeboat.postgres.connection import Connection, PostgresServer, database_argument, identifier
+from lifeboat.postgres.connection import Connection, PostgresServer, identifier
 from lifeboat.postgres.contents import Entry, read_contents, use_list
 from lifeboat.postgres.evidence import PINNED_OUTPUT
 from lifeboat.postgres.faults import words_of
+from lifeboat.postgres.parameters import programs_that_obey
 from lifeboat.postgres.programs import Programs, programs_for_dump
 from lifeboat.postgres.rebuilding import NotRebuilt
 from lifeboat.postgres.session import RAW, TEXT
@@ -85,7 +86,7 @@ def copy_into_schema(
         source.execute(PINNED_OUTPUT)
         target.execute(PINNED_OUTPUT)
         _gather(source, schema)
-        programs = programs_for_dump(source.info.server_version // 10000, installed)
+        programs = programs_for_dump(source.info.server_version // 10000, programs_that_obey(installed, server.options))
         with memory_file() as definitions:
             entries = _dump_definitions(
                 definitions, server, side, schema, programs, children, source.info.parameter_status("server_encoding")
@@ -171,7 +172,7 @@ def _dump_definitions(
     converted = [] if encoding == RAW else ["--encoding=UTF8"]
     command: list[str | Path] = [
         programs.path("pg_dump"), "--no-password", "--format=custom", "--compress=0", "--schema-only",
-        "--strict-names", *converted, f"--schema={quoted}", f"--dbname={database_argument(side)}",
+        "--strict-names", *converted, f"--schema={quoted}", f"--dbname={server.database_argument(side)}",
     ]  # fmt: skip
     environment = server.child_environment(statement_timeout="0")
     for chunk in output_of(children, command, env=environment, failure=_failed("pg_dump", side)):
