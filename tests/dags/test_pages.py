@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from lifeboat.backup import DatabaseSource, back_up_database
+from lifeboat.postgres.connection import PostgresServer
+from lifeboat.postgres.programs import find_programs
 from lifeboat.recovery.incident_report import store_incident_report
 from lifeboat.recovery.journal import END, Journal
 from lifeboat.recovery.model import Outcome
@@ -42,6 +46,21 @@ def test_the_list_shows_every_snapshot_and_who_lacks_it(place: Place, run_dag: R
     assert page.status_code == 200
     assert all(f"snapshots/{snapshot.label}" in page.text for snapshot in place.vault().list().snapshots)
     assert (page.text.count("has it"), page.text.count("lacks it")) == (3, 1)
+
+
+def test_a_snapshot_whose_date_lies_in_the_future_is_shown_last_and_as_such(
+    place: Place, web: Any, postgres: PostgresServer, databases: tuple[str, str]
+) -> None:
+    source, programs = DatabaseSource("odd", postgres, databases[1]), find_programs()
+    began = datetime.now(UTC) + timedelta(days=400)
+    stale = back_up_database(place.vault(), source, installed=programs, began=began).snapshot
+    right = back_up("odd")["snapshot"]
+
+    page = web.get("/lifeboat/snapshots").text
+
+    assert page.index(right) < page.index(stale.label)
+    assert page.count("its date is in the future") == 1
+    assert "its date is in the future" in web.get(f"/lifeboat/snapshots/{stale.label}").text
 
 
 def test_the_health_of_the_vault_is_shown_with_what_is_owed(place: Place, web: Any) -> None:
