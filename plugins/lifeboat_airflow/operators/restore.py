@@ -147,7 +147,7 @@ class ChooseForRestoreOperator(ChooseSnapshotOperator):
             )
         if self.target:
             server = _server_of_form(self.target)
-            with server.connect("postgres"):
+            with server.administer():
                 self.log.info("The target %r is %s.", self.target, server)
         self.place = self.place_of_form()
         return super().work(context)
