@@ -44,6 +44,7 @@ def restore(
     installed: tuple[Programs, ...],
     *,
     all_or_nothing: bool = False,
+    jobs: int | None = None,
 ) -> RestoreReport:
     """Restore what was kept into a new database."""
     return restore_database(
@@ -56,4 +57,5 @@ def restore(
         with_globals=True,
         installed=installed,
         all_or_nothing=all_or_nothing,
+        jobs=jobs,
     )

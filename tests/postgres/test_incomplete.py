@@ -8,9 +8,9 @@ from lifeboat.errors import RestoreFailed
 from lifeboat.postgres.connection import PostgresServer
 from lifeboat.postgres.dump import dump_database
 from lifeboat.postgres.programs import Programs
-from lifeboat.postgres.restore import RestoreReport, restore_database
+from lifeboat.postgres.restore import RestoreReport
 from tests.fixtures_postgres import CHECK_THAT_NO_LONGER_HOLDS, MAJORS, Clusters, new_name, psql, psql_script
-from tests.postgres.artifacts import Kept
+from tests.postgres.artifacts import Kept, restore
 
 CHECK_ASKS_ANOTHER_TABLE = """
     CREATE TABLE z_limits (most int);
@@ -52,18 +52,8 @@ def restored(
     psql_script(server, source, script)
     kept = Kept()
     dump = dump_database(server, source, kept, installed=installed, stream_size=1)
-    return restore_database(
-        server,
-        new_name("incomplete restored"),
-        kept.open,
-        evidence=dump.evidence,
-        dump_major=dump.client_major,
-        row_artifacts=[*kept.tables, "dump"],
-        with_globals=True,
-        installed=installed,
-        all_or_nothing=all_or_nothing,
-        jobs=jobs,
-    )
+    target = new_name("incomplete restored")
+    return restore(kept, dump, server, target, installed, all_or_nothing=all_or_nothing, jobs=jobs)
 
 
 def rows(server: PostgresServer, database: str, table: str) -> int:
@@ -141,6 +131,58 @@ def test_a_materialized_view_over_a_foreign_server_that_is_down_stays_empty_and_
     [view] = report.not_rebuilt
     assert (view.kind, view.name) == ("MATERIALIZED VIEW DATA", "public.cached")
     assert rows(postgres, report.database, "invoices") == 100
+
+
+ORPHANS = """
+    CREATE TABLE customers (id int PRIMARY KEY);
+    CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers);
+    CREATE VIEW open AS SELECT * FROM orders;
+    SET session_replication_role = replica;
+    INSERT INTO orders SELECT n, n FROM generate_series(1, 10) n;
+"""
+GENERATED = """
+    CREATE FUNCTION norm(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1)';
+    CREATE FUNCTION key_of(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN norm($1); END';
+    CREATE TABLE people (id int PRIMARY KEY, name text, key text GENERATED ALWAYS AS (key_of(name)) STORED);
+    INSERT INTO people (id, name) SELECT n, 'N' || n FROM generate_series(1, 10) n;
+"""
+
+
+def test_rows_that_a_foreign_key_refuses_are_kept_and_only_the_key_is_listed(
+    postgres: PostgresServer, installed: tuple[Programs, ...]
+) -> None:
+    report = restored(postgres, ORPHANS, installed)
+
+    assert [(one.kind, one.name) for one in report.not_rebuilt] == [
+        ("FK CONSTRAINT", "public.orders orders_customer_fkey")
+    ]
+    assert rows(postgres, report.database, "open") == 10
+    assert report.evidence.rows == 10
+
+
+def test_rows_of_a_generated_column_come_with_the_search_path_of_the_source(
+    postgres: PostgresServer, installed: tuple[Programs, ...]
+) -> None:
+    report = restored(postgres, GENERATED, installed)
+
+    assert report.not_rebuilt == ()
+    assert rows(postgres, report.database, "people WHERE key = lower(name)") == 10
+
+
+def test_what_failed_is_rebuilt_by_its_own_name_in_a_database_of_another_encoding(
+    postgres: PostgresServer, installed: tuple[Programs, ...]
+) -> None:
+    source, kept = new_name("incomplete"), Kept()
+    latin = "TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+    psql(postgres, "postgres", "-c", f'CREATE DATABASE "{source}" {latin}')
+    script = f"SET client_encoding = 'UTF8'; {GENERATED.replace('people', 'kündigung')}"
+    psql_script(postgres, source, script)
+    dump = dump_database(postgres, source, kept, installed=installed, stream_size=1)
+
+    report = restore(kept, dump, postgres, new_name("incomplete restored"), installed)
+
+    assert report.not_rebuilt == ()
+    assert rows(postgres, report.database, "kündigung WHERE key = lower(name)") == 10
 
 
 def test_whole_or_nothing_is_to_be_had_on_request(postgres: PostgresServer, installed: tuple[Programs, ...]) -> None:
