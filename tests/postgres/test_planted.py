@@ -118,7 +118,7 @@ def planted(request: pytest.FixtureRequest, clusters: Clusters) -> tuple[Tempora
 
 def run_in(cluster: TemporaryCluster, name: str) -> list[str]:
     """What was run of it in databases whose name begins like this."""
-    return sorted(set(re.findall(rf"planted in {name}\w*: .*", cluster.log.read_text())))
+    return sorted(set(re.findall(rf"planted in {name}\w*: .*", cluster.log.read_text(errors="replace"))))
 
 
 def test_what_is_planted_is_there_for_whoever_has_the_application_s_settings(
