@@ -45,6 +45,7 @@ def restore(
     *,
     all_or_nothing: bool = False,
     jobs: int | None = None,
+    with_globals: bool = True,
 ) -> RestoreReport:
     """Restore what was kept into a new database."""
     return restore_database(
@@ -54,7 +55,7 @@ def restore(
         evidence=dump.evidence,
         dump_major=dump.client_major,
         row_artifacts=[*kept.tables, "dump"],
-        with_globals=True,
+        with_globals=with_globals,
         installed=installed,
         all_or_nothing=all_or_nothing,
         jobs=jobs,

@@ -165,9 +165,17 @@ class Rebuilding:
         return left
 
     def without_checks(self, items: Sequence[Item]) -> tuple[Item, ...]:
-        """Load rows that a CHECK of their table refuses without it, and put it back as far as it goes; what is left."""
+        """Load rows that a CHECK of their table or of a domain refuses without it, and put it back as far as it goes;
+        what is left."""
+        checks: dict[_Check, Item] = {}
         with self.server.connect(self.database) as connection:
-            return tuple(item for item in items if item.kind != ROWS or not self._loaded_unchecked(connection, item))
+            left = tuple(
+                item for item in items if item.kind != ROWS or not self._loaded_unchecked(connection, item, checks)
+            )
+            # When all rows are there: those of several tables may have been refused by one check.
+            for check, item in checks.items():
+                self._put_back(connection, item, check)
+        return left
 
     def not_rebuilt(self, items: Sequence[Item]) -> tuple[NotRebuilt, ...]:
         """What is left of all tries, lost rows first."""
@@ -185,7 +193,7 @@ class Rebuilding:
                 else:
                     self._run(connection, self.script_of(item), path)
             except psycopg.Error as error:
-                if error.sqlstate in _THERE_ALREADY:
+                if error.sqlstate in _THERE_ALREADY or (error.sqlstate == _TAKEN and item.kind in LARGE_OBJECTS):
                     return self._owned(connection, item)
                 self.answers[item] = words_of(error)
                 continue
@@ -225,7 +233,10 @@ class Rebuilding:
 
     def _copy(self, connection: Connection, item: Item, path: str) -> None:
         name = identifier(item.schema, item.name)
-        if connection.execute(sql.SQL("SELECT FROM ONLY {} LIMIT 1").format(name)).fetchone() is not None:
+        row = connection.execute(_IS_PARTITION, [item.schema, item.name]).fetchone()
+        there = sql.SQL("SELECT FROM ONLY {} LIMIT 1").format(name)
+        # A partition may hold rows of others, which have come by way of the table that it is a part of.
+        if row == (False,) and connection.execute(there).fetchone() is not None:
             return  # they have come already
         with closing(self.rows_of(item)) as lines:
             for statement in _statements(lines):
@@ -235,44 +246,44 @@ class Rebuilding:
                 with connection.cursor().copy(statement.rstrip().rstrip(b";")) as rows:
                     for line in takewhile(lambda line: line.rstrip() != b"\\.", lines):
                         rows.write(line)
+                return
+        # What seems to be done here would be lost.
+        raise RestoreFailed(
+            f"The rows of {item.label} are not where the archive says.", hint="Verify the snapshot, or use another."
+        )
 
-    def _loaded_unchecked(self, connection: Connection, item: Item) -> bool:
-        checks = connection.execute(_CHECKS, [item.schema, item.name]).fetchall()
-        path = self._source_path(item)
+    def _loaded_unchecked(self, connection: Connection, item: Item, dropped: dict[_Check, Item]) -> bool:
+        checks = [_Check(*row) for row in connection.execute(_CHECKS, [item.schema, item.name]).fetchall()]
         try:
             with connection.transaction():
                 self._prepare(connection)
-                for schema, table, check, _ in checks:
-                    drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
-                    connection.execute(drop.format(identifier(schema, table), identifier(check)))
-                self._copy(connection, item, path)
+                for check in checks:
+                    drop = sql.SQL("ALTER {} {} DROP CONSTRAINT IF EXISTS {}")
+                    connection.execute(drop.format(sql.SQL(check.of), check.whose, identifier(check.name)))
+                self._copy(connection, item, self._source_path(item))
         except psycopg.Error as error:
             _refuse_faults_of_the_run(error, connection, self.database)
             return False
         self.notes.append(f"The rows of {item.label} were let in without its CHECK constraints.")
-        for schema, table, check, definition in checks:
-            self._put_back(connection, item, identifier(schema, table), f"{schema}.{table} {check}", check, definition)
+        for check in checks:
+            dropped.setdefault(check, item)
         return True
 
-    def _put_back(
-        self, connection: Connection, item: Item, table: sql.Identifier, label: str, check: str, definition: str
-    ) -> None:
-        add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} ").format(table, identifier(check)).as_string(connection)
-        answer = ""
+    def _put_back(self, connection: Connection, item: Item, check: _Check) -> None:
+        add = f"ALTER {check.of} {check.whose.as_string(connection)} ADD CONSTRAINT "
+        add += f"{identifier(check.name).as_string(connection)} {check.definition}"
         for path in ("", self._source_path(item)):
             with suppress(psycopg.Error):
-                self._run(connection, f"{_PATH}{add}{definition};".encode(*TEXT), path)
+                self._run(connection, f"{_PATH}{add};".encode(*TEXT), path)
                 return
         try:
-            self._run(
-                connection,
-                f"{add}{definition}{'' if definition.endswith('NOT VALID') else ' NOT VALID'};".encode(*TEXT),
-                "",
-            )
+            self._run(connection, f"{add.removesuffix(' NOT VALID')} NOT VALID;".encode(*TEXT), "")
             answer = "it is there for new rows; some that are there do not meet it"
         except psycopg.Error as error:
             answer = words_of(error)
-        self.dropped.append(NotRebuilt("CHECK CONSTRAINT", label, f"{add}{definition};", answer))
+        kind = "CHECK CONSTRAINT" if check.of == "TABLE" else f"{check.of} CONSTRAINT"
+        label = f"{check.schema}.{check.owner} {check.name}"
+        self.dropped.append(NotRebuilt(kind, label, f"{add};", answer))
 
     def _prepare(self, connection: Connection) -> None:
         for name, value in self.settings.items():
@@ -297,22 +308,60 @@ class Rebuilding:
 _THERE_ALREADY = frozenset({"42P07", "42710", "42723", "42P06", "42P03", "42P04", "42P05"})
 """The codes of what exists already (PostgreSQL manual, Error Codes): then an earlier try has made it."""
 
+_TAKEN = "23505"
+"""The code that a large object has which exists already, as it is a row of a catalogue."""
+
+LARGE_OBJECTS = frozenset({"BLOB", "BLOB METADATA"})
+"""The kinds of entries that make large objects; the second makes several of one owner, since version 17."""
+
 _PATH = "SELECT pg_catalog.set_config('search_path', '', false);\n"
 
-# A constraint that a table has inherited can only be dropped where it comes from.
+_IS_PARTITION = """
+    SELECT c.relispartition FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE (n.nspname, c.relname) = (%s, %s)
+"""
+
+
+@dataclass(frozen=True)
+class _Check:
+    """A CHECK constraint of a `TABLE` or a `DOMAIN`, and whose it is."""
+
+    of: str
+    schema: str
+    owner: str
+    name: str
+    definition: str
+
+    @property
+    def whose(self) -> sql.Identifier:
+        return identifier(self.schema, self.owner)
+
+
+# Those of a table, and of the domains in its columns. A constraint that a table has inherited can only be dropped where
+# it comes from. Arrays and composite types may be of domains too.
 _CHECKS = """
     WITH RECURSIVE mine AS (
-        SELECT c.oid, k.conname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                                     JOIN pg_constraint k ON k.conrelid = c.oid AND k.contype = 'c'
+        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE (n.nspname, c.relname) = (%s, %s)),
     above AS (
-        SELECT oid, conname FROM mine
+        SELECT m.oid, k.conname FROM mine m JOIN pg_constraint k ON k.conrelid = m.oid AND k.contype = 'c'
         UNION SELECT i.inhparent, a.conname FROM above a JOIN pg_inherits i ON i.inhrelid = a.oid
-                JOIN pg_constraint k ON k.conrelid = i.inhparent AND k.contype = 'c' AND k.conname = a.conname)
-    SELECT n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid)
+                JOIN pg_constraint k ON k.conrelid = i.inhparent AND k.contype = 'c' AND k.conname = a.conname),
+    held AS (
+        SELECT a.atttypid AS oid FROM mine m JOIN pg_attribute a ON a.attrelid = m.oid AND a.attnum > 0
+        UNION SELECT part.oid FROM held h JOIN pg_type t ON t.oid = h.oid
+                CROSS JOIN LATERAL (SELECT t.typbasetype UNION ALL SELECT t.typelem UNION ALL
+                                    SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid) part (oid)
+         WHERE part.oid <> 0)
+    SELECT 'TABLE', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid)
       FROM above a JOIN pg_constraint k ON k.conrelid = a.oid AND k.conname = a.conname AND k.contype = 'c'
                    JOIN pg_class c ON c.oid = a.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE k.coninhcount = 0 ORDER BY 1, 2, 3
+     WHERE k.coninhcount = 0
+    UNION ALL
+    SELECT 'DOMAIN', n.nspname, t.typname, k.conname, pg_get_constraintdef(k.oid)
+      FROM held h JOIN pg_constraint k ON k.contypid = h.oid AND k.contype = 'c'
+                  JOIN pg_type t ON t.oid = h.oid JOIN pg_namespace n ON n.oid = t.typnamespace
+     ORDER BY 1, 2, 3, 4
 """
 
 
@@ -324,6 +373,9 @@ def comparable(source: Evidence, restored: Evidence, missing: Collection[NotRebu
     if not missing:
         return source, restored
     lost = {one.name for one in missing if one.kind in (ROWS, "TABLE")}
+    # Between such partitions rows may have moved, so that those of one that is lost are missing anywhere among them.
+    mixed = {t.moves_in for t in restored.tables if t.moves_in and t.label in lost}
+    lost |= {t.label for t in restored.tables if t.moves_in in mixed}
     objects = source.objects
     if any(one.kind not in (ROWS, "OWNER", "ACL", "COMMENT") for one in missing):
         objects = {kind: min(number, restored.objects.get(kind, 0)) for kind, number in source.objects.items()}
@@ -343,29 +395,46 @@ def comparable(source: Evidence, restored: Evidence, missing: Collection[NotRebu
             objects=objects,
             extensions={name: version for name, version in source.extensions.items() if name not in gone},
             sequences=sequences,
+            large_objects=min(source.large_objects, restored.large_objects)
+            if any(one.kind in LARGE_OBJECTS for one in missing)
+            else source.large_objects,
         ),
         replace(restored, tables=tuple(t for t in restored.tables if t.label not in lost)),
     )
 
 
-def rows_listed(listing: str, artifact: str, evidence: Evidence) -> tuple[Item, ...]:
-    """The entries of rows and of where sequences stand that `pg_restore --list` has printed, in its order.
+def rows_listed(listing: str, artifact: str, evidence: Evidence, numbers: Collection[int]) -> tuple[Item, ...]:
+    """Those of these entries that are rows or where a sequence stands, as `pg_restore --list` has printed them, in its
+    order.
 
-    Kind, schema, name and owner are separated by spaces, which any of them may have too.
+    Kind, schema, name and owner are separated by spaces, which any of them may have too, and which stand for line
+    breaks.
     """
     names = [(t.schema, t.name) for t in evidence.tables] + [(s.schema, s.name) for s in evidence.sequences]
-    known = {f"{schema} {name} ": (schema, name) for schema, name in names}
+    known = {_on_list(f"{schema} {name}"): (schema, name) for schema, name in names}
 
-    def items() -> Iterator[Item]:
-        for number, kind, rest in _LISTED.findall(listing):
-            fitting = [start for start in known if rest.startswith(start)]
-            schema, name = known[max(fitting, key=len)] if fitting else ("-", rest)
-            yield Item(artifact, int(number), kind, schema, name)
+    def named(rest: str) -> tuple[str, str]:
+        starts = (rest[: space.start()] for space in reversed([*re.finditer(" ", rest)]))
+        return next((known[start] for start in starts if start in known), ("-", rest))
 
-    return tuple(items())
+    return tuple(
+        Item(artifact, int(number), kind, *named(rest))
+        for number, kind, rest in _LISTED.findall(listing)
+        if int(number) in numbers
+    )
 
 
-_LISTED = re.compile(rf"^(\d+); \d+ \d+ ({ROWS}|SEQUENCE SET|BLOBS?) (.*)$", re.MULTILINE)
+def numbers_of_rows(listing: str) -> frozenset[int]:
+    """The entries of rows and of where sequences stand that `pg_restore --list` has printed."""
+    return frozenset(int(number) for number, _, _ in _LISTED.findall(listing))
+
+
+def _on_list(name: str) -> str:
+    """A name as `pg_restore --list` prints it (`sanitize_line` in PostgreSQL's `dumputils.c`)."""
+    return name.replace("\n", " ").replace("\r", " ")
+
+
+_LISTED = re.compile(rf"^(\d+); \d+ \d+ ({ROWS}|SEQUENCE SET|BLOBS) (.*)$", re.MULTILINE)
 
 
 def _statements(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -375,9 +444,14 @@ def _statements(lines: Iterator[bytes]) -> Iterator[bytes]:
         if not statement and (line.startswith((b"--", b"\\")) or not line.strip()):
             continue
         statement += line
-        if statement.rstrip().endswith(b";") and statement.count(b"'") % 2 == 0 and statement.count(b'"') % 2 == 0:
+        bare = _QUOTED.sub(b"", statement)
+        if bare.rstrip().endswith(b";") and not re.search(rb"['\"]", bare):
             yield statement
             statement = b""
+
+
+# Whatever is quoted may hold line breaks, the other kind of quotes and semicolons. What is not closed yet stays.
+_QUOTED = re.compile(rb"\"(?:[^\"]|\"\")*\"|'(?:[^']|'')*'")
 
 
 def _with_path(script: bytes, path: str, connection: Connection) -> bytes:

@@ -40,7 +40,7 @@ from lifeboat.postgres.making import make_database, refuse_unable
 from lifeboat.postgres.parameters import programs_that_obey
 from lifeboat.postgres.programs import Programs, programs_for_restore
 from lifeboat.postgres.properties import apply_connection_limit, apply_properties
-from lifeboat.postgres.rebuilding import ROWS, Heard, Item, NotRebuilt, Rebuilding, rows_listed
+from lifeboat.postgres.rebuilding import ROWS, Heard, Item, NotRebuilt, Rebuilding, numbers_of_rows, rows_listed
 from lifeboat.postgres.remarks import unlogged_note
 from lifeboat.postgres.roles import restore_roles
 from lifeboat.postgres.room import ROOM, free_bytes
@@ -433,7 +433,7 @@ class _Again:
 
     job: _Job
     head: IO[bytes]
-    entries: Mapping[int, Entry]
+    entries: dict[int, Entry]
     evidence: Evidence
 
     def __post_init__(self) -> None:
@@ -458,19 +458,23 @@ class _Again:
         """Try what has failed of definitions, and what is left of earlier tries."""
         numbers = self.job.failed.pop("dump", set())
         if numbers or self._left:
-            ordered = all_numbers(self.job.said_of(self.head, "--list"))
-            wanted = numbers | {item.number for item in self._left}
-            items = [self._item(number) for number in ordered if number in wanted and number in self.entries]
+            listing = self.job.said_of(self.head, "--list")
+            rows = numbers_of_rows(listing)
+            ordered = [number for number in all_numbers(listing) if number not in rows]
+            wanted = (numbers | {item.number for item in self._left}).intersection(ordered)
+            self._read(wanted - set(self.entries))
+            items = [self._item(number) for number in ordered if number in wanted]
             self._left = self._rebuilding.try_again(items)
 
     def rows(self) -> None:
         """Try the rows that have failed, and with them the definitions that are left of earlier tries."""
         failed = dict(self.job.failed)
         self.job.failed.clear()
-        built_early = {number for number in failed.get("dump", ()) if number in self.entries}
         items = [item for artifact, numbers in failed.items() for item in self._rows_of(artifact, numbers)]
-        if built_early:
-            self.job.failed["dump"] = built_early
+        # Among rows come the grants and comments of large objects, and meanwhile what was built early.
+        others = failed.get("dump", set()) - {item.number for item in items if item.artifact == "dump"}
+        if others:
+            self.job.failed["dump"] = others
         if not items:
             return
         self.definitions()
@@ -491,7 +495,16 @@ class _Again:
             listing = self.job.said_of(self.head, "--list")
         else:
             listing = b"".join(self.job.lines_of(artifact, "--list")).decode(*TEXT)
-        return [item for item in rows_listed(listing, artifact, self.evidence) if item.number in numbers]
+        return list(rows_listed(listing, artifact, self.evidence, numbers))
+
+    def _read(self, numbers: Collection[int]) -> None:
+        """Read entries of what is no definition: `contents` leaves out all that comes among rows."""
+        if numbers:
+            with memory_file() as chosen:
+                chosen.write(use_list(numbers))
+                listed = ("--verbose", f"--use-list={path_of(chosen)}", "--file=-")
+                script = self.job.script_of(self.head, *listed, inherits=[chosen]).decode(*TEXT)
+            self.entries.update((entry.number, entry) for entry in read_contents(script))
 
     def _script(self, item: Item) -> bytes:
         return self._without_owner(item, "--no-owner")
