@@ -6,6 +6,7 @@ for somebody to mend a line that means nothing to it.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Mapping
@@ -26,47 +27,91 @@ def read_env_file(file: Path, environ: Mapping[str, str] | None = None) -> dict[
     has it, and is otherwise literal, as it always was here. A name alone sets nothing.
     """
     try:
-        text = file.read_text("utf-8-sig").replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(f"{file} cannot be read: {reason}.", hint="Name another with `--env-file`.") from None
+        data = file.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"{file} cannot be read: {error.strerror}.", hint="Name another with `--env-file`."
+        ) from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # else none of it would be found to be ours
+        raise SettingsError(f"{file} cannot be read: it is UTF-16 text.", hint="Store it as UTF-8.")
+    text = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n")
     variables: dict[str, str] = {}
     around = os.environ if environ is None else environ
     position = 0
     while position < len(text):
         line, end = text.count("\n", 0, position) + 1, text.find("\n", position) + 1 or len(text) + 1
         found = _ASSIGNMENT.match(text, position)
-        if found is None or not _sets(variables, found, {**variables, **around}):
-            _refuse_ours(f"{file}:{line}", text[position : end - 1])
-            position = end
-        else:
-            position = found.end()
+        wrong = _NO_ASSIGNMENT if found is None else _set(variables, found, {**variables, **around})
+        if wrong is not None:
+            _refuse_ours(f"{file}:{line}", text[position : end - 1], wrong)
+        position = end if found is None or wrong else found.end()
     return variables
 
 
-def _sets(variables: dict[str, str], found: re.Match[str], known: Mapping[str, str]) -> bool:
-    """Set a variable; returns whether its value could be made."""
-    single = found["single"] if found["single"] is not None else found["plain_single"]
+def assignments(text: str) -> list[tuple[str, str]]:
+    """Every assignment of a file as it is written: references and what follows a bare value as they are.
+
+    Raises `ValueError` for a line that assigns nothing, and for a quote that may be closed or not: then what looks like
+    a name may be part of a secret.
+    """
+    text, position = text.replace("\r\n", "\n"), 0
+    made: list[tuple[str, str]] = []
+    while position < len(text):
+        end = text.find("\n", position) + 1 or len(text) + 1
+        found = _ASSIGNMENT.match(text, position)
+        line = text[position : end - 1].strip()
+        if found is None and line and not line.startswith("#"):
+            raise ValueError("there are lines that assign nothing")
+        if found is not None and (found["plain_single"] or "").endswith("\\"):
+            raise ValueError("a quote may be closed or not")
+        if found is not None:
+            quoted = _single(found) if found["double"] is None else found["double"]
+            plain = text[max(found.start("plain"), 0) : found.end()].strip()
+            made.append((found["key"], plain if quoted is None else quoted))
+        position = end if found is None else found.end()
+    return made
+
+
+_Wrong = tuple[str, str]
+"""What is wrong with a line, and what to do."""
+
+_NO_ASSIGNMENT = (
+    "is not of the form KEY=value",
+    "Put quotes around a value with spaces or quotes in it, and close them; nothing may follow them.",
+)
+
+
+def _single(found: re.Match[str]) -> str | None:
+    single: str | None = found["single"] if found["single"] is not None else found["plain_single"]
+    return None if single is None else single.replace("\\'", "'")
+
+
+def _set(variables: dict[str, str], found: re.Match[str], known: Mapping[str, str]) -> _Wrong | None:
+    """Set a variable; what is wrong with it, if its value cannot be made."""
+    single = _single(found)
     try:
         if single is not None:
-            value = single.replace("\\'", "'")
+            value = single
         elif found["double"] is not None:
             value = _expanded(found["double"], known, _ESCAPES)
         else:
             value = _expanded(found["plain"].strip(), known, {})
     except ValueError:
-        return False
+        return "refers to a variable that is not set or is not closed", "Set that variable, or close its brace."
+    if found["key"].startswith(OURS) and _STRAY.search(value):
+        return "is not UTF-8 text", "Store the file as UTF-8."
     variables[found["key"]] = value
-    return True
+    return None
 
 
-def _refuse_ours(place: str, line: str) -> None:
+_STRAY = re.compile("[\udc80-\udcff]")
+"""A byte that is no UTF-8."""
+
+
+def _refuse_ours(place: str, line: str, wrong: _Wrong) -> None:
     name = re.match(r"\s*(?:export\s+)?([^\s=:]+)\s*[=:\s]", line)
     if name is not None and name[1].startswith(OURS):
-        raise SettingsError(
-            f"{place} is not of the form KEY=value.",
-            hint="Put quotes around a value with spaces or quotes in it, and close them; nothing may follow them.",
-        )
+        raise SettingsError(f"{place} {wrong[0]}.", hint=wrong[1])
 
 
 def _expanded(text: str, known: Mapping[str, str], escapes: Mapping[str, str]) -> str:

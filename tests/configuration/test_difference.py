@@ -45,6 +45,18 @@ def test_the_same_is_no_difference() -> None:
     [
         (".env", "A=1\nB=2\n", "A=1\nB=3\nC=on\n", ["~ .env: 2 values", "    ~ B: 2 → 3", "    + C = on"]),
         (".env", "KEY='a\nb=c'\n", "KEY='a\nd=e'\n", ["~ .env: 1 value", "    ~ KEY: (hidden) changed"]),
+        (
+            ".env",
+            "KEY='a\\'\nNAME=walrus\nB=z'\nC=1\n",
+            "KEY='a\\'\nNAME=badger\nB=z'\nC=2\n",
+            ["~ .env: 2 values", "    ~ C: 1 → 2", "    ~ KEY: (hidden) changed"],
+        ),
+        (
+            ".env",
+            'KEY="a\\"\nNAME=walrus"\r\nC=1\r\n',
+            'KEY="a\\"\nNAME=badger"\r\nC=1\r\n',
+            ["~ .env: 1 value", "    ~ KEY: (hidden) changed"],
+        ),
         (".env", "\ufeffA=1\n", "\ufeffA=2\n", ["~ .env: 1 value", "    ~ A: 1 → 2"]),
         ("x/prod.env", "A=1\n", "", ["~ x/prod.env: 1 value", "    - A = 1"]),
         (".env", "DB_PASSWORD=a\n", "DB_PASSWORD=b\n", ["~ .env: 1 value", "    ~ DB_PASSWORD: (hidden) changed"]),
@@ -166,6 +178,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a.json", "\udcff"),
         (".env", "-----BEGIN KEY-----\nabcd=\n"),
         (".env", 'KEY="begun\nabcd=never ended\n'),
+        (".env", "KEY='begun\\'\nabcd=never ended\n"),
         ("a.ini", "a line\n"),
         ("a.toml", "a = \n"),
         ("a.properties", "\x00"),

@@ -263,6 +263,34 @@ def test_an_env_file_means_what_it_means_to_docker_compose(tmp_path: Path, text:
     assert read_env_file(file, {"X": "x", "EMPTY": ""})["A"] == value
 
 
+def test_bytes_that_are_no_text_are_refused_in_lines_of_ours_alone(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_bytes(b"OTHER=\xe9\nAIRFLOW_CONN_A=fine\n")
+    assert read_env_file(file, {})["AIRFLOW_CONN_A"] == "fine"
+
+    for line in (b"AIRFLOW_CONN_B=\xe9hunter2\n", b"OTHER=\xe9hunter2\nAIRFLOW_CONN_B=${OTHER}\n"):
+        file.write_bytes(line)
+        with pytest.raises(SettingsError, match="is not UTF-8 text") as refused:
+            read_env_file(file, {})
+        assert "hunter2" not in str(refused.value)
+
+
+def test_an_env_file_in_utf_16_is_refused_since_nothing_in_it_would_be_found(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("AIRFLOW_CONN_A=x\n", "utf-16")
+
+    with pytest.raises(SettingsError, match="UTF-16"):
+        read_env_file(file, {})
+
+
+def test_a_reference_that_must_be_set_is_told_as_such(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("LIFEBOAT_A=${B:?set me}\n")
+
+    with pytest.raises(SettingsError, match=":1 refers to a variable that is not set"):
+        read_env_file(file, {})
+
+
 def test_an_env_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"absent\.env cannot be read: No such file"):
         read_env_file(tmp_path / "absent.env")

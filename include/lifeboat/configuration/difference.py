@@ -20,6 +20,7 @@ import yaml
 from lifeboat.configuration.archiving import Archived, changed_names
 from lifeboat.configuration.contents import Content, Contents, contents_of_snapshot
 from lifeboat.configuration.files import shown
+from lifeboat.env_file import assignments
 from lifeboat.errors import LifeboatError, WrongIdentity
 from lifeboat.progress import count_text, size_text
 from lifeboat.vault import Vault
@@ -195,24 +196,7 @@ def _parser_of(path: str) -> Callable[[bytes], Any] | None:
 
 
 def _read_env(data: bytes) -> dict[str, str]:
-    found: dict[str, str] = {}
-    text = data.decode("utf-8-sig")
-    for match in _ENV_LINE.finditer(text):
-        value = match[2].strip()
-        if value[:1] in "'\"" and value:
-            if value[-1:] != value[:1] or len(value) == 1:
-                raise ValueError("a quote is never closed")  # then the next line may be the rest of a secret
-            value = value[1:-1]
-        found[match[1]] = value
-    if any(line.strip() and not line.strip().startswith("#") for line in _ENV_LINE.sub("", text).splitlines()):
-        raise ValueError("there are lines that assign nothing")  # then what looks like a name may be part of a secret
-    return found
-
-
-_ENV_LINE = re.compile(
-    r"""^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|'[^']*'|[^\n]*)""",
-    re.MULTILINE,
-)
+    return dict(assignments(data.decode("utf-8-sig")))
 
 
 def _read_ini(data: bytes) -> dict[str, Any]:
