@@ -66,6 +66,7 @@ class Proof:
 
     `repository` is the one it was restored from, None when none has a whole copy; `damaged` says why others were not.
     `seconds` are by phase, `total` is from the first byte to the last check: the recovery time that was achieved.
+    `left_out` is what the source of a database held and no dump holds; the notes have it too.
     `reason` says why it is not proven; `kept` is the scratch server, where it stays for a while. Of what is no
     database, `held` says in words what was restored, and `counts` are numbers of it.
     """
@@ -80,6 +81,7 @@ class Proof:
     rows: int = 0
     checks: tuple[CheckResult, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     damaged: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
     kept: KeptServer | None = None
@@ -250,6 +252,7 @@ class _Trial:
                     tables=len(restored.evidence.tables),
                     rows=restored.evidence.rows,
                     notes=self._notes(restored, target, database),
+                    left_out=restored.left_out,
                 )
                 proof = _incomplete(self._checked(proof, target, database), restored)
                 self._require_alive(target)

@@ -314,6 +314,24 @@ def test_a_backup_that_is_ended_leaves_no_snapshot_and_nothing_running(
     assert len(ready.run("list", "--json").json["snapshots"]) == 1
 
 
+@pytest.mark.slow
+def test_a_restore_that_lacks_what_no_dump_holds_does_not_say_that_all_is_as_it_was(
+    ready: Place, postgres: PostgresServer
+) -> None:
+    psql(postgres, ready.database, "-c", "CREATE EXTENSION IF NOT EXISTS hstore; CREATE TABLE public.licences (id int)")
+    psql(postgres, ready.database, "-c", "INSERT INTO public.licences VALUES (1)")
+    psql(postgres, ready.database, "-c", "ALTER EXTENSION hstore ADD TABLE public.licences")
+    try:
+        ready.run("backup", "odd")
+        told = ready.run("restore", "odd", "--to-database", new_name("cli licences"))
+    finally:
+        psql(postgres, ready.database, "-c", "ALTER EXTENSION hstore DROP TABLE public.licences")
+        psql(postgres, ready.database, "-c", "DROP TABLE public.licences")
+
+    assert "as the source had them, but for what no dump holds" in told.out
+    assert "public.licences" in told.err
+
+
 @pytest.fixture
 def limits(ready: Place, postgres: PostgresServer) -> Iterator[None]:
     """The database has a CHECK that its rows do not meet any more; as it was, afterwards."""

@@ -238,6 +238,38 @@ def test_rows_of_a_generated_column_come_with_the_search_path_of_the_source(
     assert rows(postgres, report.database, "people WHERE key = lower(name)") == 10
 
 
+@pytest.mark.parametrize("major", MAJORS)
+def test_rows_whose_generated_column_cannot_be_computed_are_kept_without_it(
+    clusters: Clusters, installed: tuple[Programs, ...], major: int
+) -> None:
+    server = clusters.get(major).server
+
+    report = restored(server, GENERATED_OF_WHAT_IS_GONE, installed)
+
+    [column] = report.not_rebuilt
+    assert (column.kind, column.name) == ("GENERATED COLUMN", "public.patients share")
+    assert "division by zero" in column.answer
+    assert rows(server, report.database, "patients WHERE share IS NULL") == 10
+    with server.connect(report.database) as connection:  # once the cause is mended, its SQL makes it again
+        connection.execute("INSERT INTO public.wards VALUES (1), (2)")
+        connection.execute(column.statement.encode())
+    assert rows(server, report.database, "patients WHERE share = id / 2") == 10
+
+
+GENERATED_OF_WHAT_IS_GONE = """
+    CREATE TABLE wards (id int);
+    INSERT INTO wards VALUES (1);
+    CREATE FUNCTION share_of(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
+        AS 'BEGIN RETURN $1 / (SELECT count(*) FROM public.wards); END';
+    CREATE TABLE patients (
+        id int PRIMARY KEY CHECK (id > 0), share int GENERATED ALWAYS AS (share_of(id)) STORED NOT NULL
+    );
+    INSERT INTO patients (id) SELECT n FROM generate_series(1, 10) n;
+    CREATE INDEX ON patients (share);
+    DELETE FROM wards;
+"""
+
+
 def test_what_failed_is_rebuilt_by_its_own_name_in_a_database_of_another_encoding(
     postgres: PostgresServer, installed: tuple[Programs, ...]
 ) -> None:

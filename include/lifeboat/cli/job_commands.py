@@ -249,7 +249,8 @@ def restore(
     else:
         say(f"{snapshot.label} is restored as {report.database!r} on {server}, in {took}.")
         others = ", sequences and all other objects" if selection.complete else ""
-        say(f"{held}{others} are as the source had them.")
+        but = ", but for what no dump holds (see the notes)" if report.left_out else ""
+        say(f"{held}{others} are as the source had them{but}.")
     raise typer.Exit(outcome_code(report))
 
 

@@ -214,5 +214,6 @@ def _say_proof(proof: Proof, reports: tuple[str, ...]) -> None:
     if proof.proven:
         say(f"{proof.snapshot.label} is proven: restored from {proof.repository} in {duration_text(proof.total)}.")
         others = ", and all other objects," if proof.snapshot.manifest.kind is Kind.POSTGRES else ""
-        say(f"{proof.restored}{others} are as the source had them; every check passed.")
+        but = ", but for what no dump holds (see the notes)" if proof.left_out else ""
+        say(f"{proof.restored}{others} are as the source had them{but}; every check passed.")
     say(f"Report: {', '.join(reports)}")

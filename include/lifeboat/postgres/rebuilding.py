@@ -166,11 +166,17 @@ class Rebuilding:
 
     def without_checks(self, items: Sequence[Item]) -> tuple[Item, ...]:
         """Load rows that a CHECK of their table or of a domain refuses without it, and put it back as far as it goes;
-        what is left."""
+        and rows whose generated columns cannot be computed, with those empty. What is left."""
         checks: dict[_Check, Item] = {}
         with self.server.connect(self.database) as connection:
             left = tuple(
-                item for item in items if item.kind != ROWS or not self._loaded_unchecked(connection, item, checks)
+                item
+                for item in items
+                if item.kind != ROWS
+                or not (
+                    self._loaded_unchecked(connection, item, checks)
+                    or self._loaded_unchecked(connection, item, checks, self._generated(connection, item))
+                )
             )
             # When all rows are there: those of several tables may have been refused by one check.
             for check, item in checks.items():
@@ -201,7 +207,7 @@ class Rebuilding:
                 what = (
                     f"The rows of {item.label} came" if item.kind == ROWS else f"{item.kind} {item.label} was rebuilt"
                 )
-                self.notes.append(f"{what} with the search path {path}; without it, they cannot be restored.")
+                self.notes.append(f"{what} with the search path {path}, and could not be restored without it.")
             return self._owned(connection, item)
         return False
 
@@ -252,7 +258,9 @@ class Rebuilding:
             f"The rows of {item.label} are not where the archive says.", hint="Verify the snapshot, or use another."
         )
 
-    def _loaded_unchecked(self, connection: Connection, item: Item, dropped: dict[_Check, Item]) -> bool:
+    def _loaded_unchecked(
+        self, connection: Connection, item: Item, dropped: dict[_Check, Item], generated: Sequence[_Generated] = ()
+    ) -> bool:
         checks = [_Check(*row) for row in connection.execute(_CHECKS, [item.schema, item.name]).fetchall()]
         try:
             with connection.transaction():
@@ -260,14 +268,29 @@ class Rebuilding:
                 for check in checks:
                     drop = sql.SQL("ALTER {} {} DROP CONSTRAINT IF EXISTS {}")
                     connection.execute(drop.format(sql.SQL(check.of), check.whose, identifier(check.name)))
+                table = identifier(item.schema, item.name)
+                for column in generated:
+                    left_empty = sql.SQL(
+                        "ALTER TABLE {} ALTER COLUMN {} DROP EXPRESSION, ALTER COLUMN {} DROP NOT NULL"
+                    )
+                    connection.execute(left_empty.format(table, *[identifier(column.name)] * 2))
                 self._copy(connection, item, self._source_path(item))
         except psycopg.Error as error:
             _refuse_faults_of_the_run(error, connection, self.database)
             return False
-        self.notes.append(f"The rows of {item.label} were let in without its CHECK constraints.")
+        if checks:
+            self.notes.append(f"The rows of {item.label} were let in without its CHECK constraints.")
+        for column in generated:
+            answer = f"it is empty, and an ordinary column: {self.answers.get(item, 'it could not be computed')}"
+            made = column.statement(table.as_string(connection), identifier(column.name).as_string(connection))
+            self.dropped.append(NotRebuilt(GENERATED, f"{item.label} {column.name}", made, answer))
         for check in checks:
             dropped.setdefault(check, item)
         return True
+
+    def _generated(self, connection: Connection, item: Item) -> tuple[_Generated, ...]:
+        rows = connection.execute(_STORED_COLUMNS, [item.schema, item.name]).fetchall()
+        return tuple(_Generated(*row) for row in rows)
 
     def _put_back(self, connection: Connection, item: Item, check: _Check) -> None:
         add = f"ALTER {check.of} {check.whose.as_string(connection)} ADD CONSTRAINT "
@@ -337,6 +360,33 @@ class _Check:
         return identifier(self.schema, self.owner)
 
 
+GENERATED = "GENERATED COLUMN"
+"""What a column is called that could not be computed for the rows of its table."""
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """A stored generated column: its name, its type, and what it is computed of."""
+
+    name: str
+    type: str
+    expression: str
+    not_null: bool
+
+    def statement(self, table: str, column: str) -> str:
+        """What makes it a generated one again; no ordinary column can become one."""
+        kind = f"{self.type} GENERATED ALWAYS AS ({self.expression}) STORED{' NOT NULL' if self.not_null else ''}"
+        return f"ALTER TABLE {table} DROP COLUMN {column}, ADD COLUMN {column} {kind};"
+
+
+_STORED_COLUMNS = """
+    SELECT a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid), a.attnotnull
+      FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+           JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE (n.nspname, c.relname) = (%s, %s) AND a.attgenerated = 's' AND NOT a.attisdropped ORDER BY a.attnum
+"""
+
+
 # Those of a table, and of the domains in its columns. A constraint that a table has inherited can only be dropped where
 # it comes from. Arrays and composite types may be of domains too.
 _CHECKS = """
@@ -376,6 +426,7 @@ def comparable(source: Evidence, restored: Evidence, missing: Collection[NotRebu
     # Between such partitions rows may have moved, so that those of one that is lost are missing anywhere among them.
     mixed = {t.moves_in for t in restored.tables if t.moves_in and t.label in lost}
     lost |= {t.label for t in restored.tables if t.moves_in in mixed}
+    empty = tuple(one.name for one in missing if one.kind == GENERATED)
     objects = source.objects
     if any(one.kind not in (ROWS, "OWNER", "ACL", "COMMENT") for one in missing):
         objects = {kind: min(number, restored.objects.get(kind, 0)) for kind, number in source.objects.items()}
@@ -391,7 +442,11 @@ def comparable(source: Evidence, restored: Evidence, missing: Collection[NotRebu
     return (
         replace(
             source,
-            tables=tuple(t for t in source.tables if t.label not in lost),
+            tables=tuple(
+                replace(t, content=None) if any(name.startswith(f"{t.label} ") for name in empty) else t
+                for t in source.tables
+                if t.label not in lost
+            ),
             objects=objects,
             extensions={name: version for name, version in source.extensions.items() if name not in gone},
             sequences=sequences,

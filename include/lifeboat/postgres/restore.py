@@ -58,7 +58,8 @@ OpenArtifact = Callable[[str], Iterator[bytes]]
 class RestoreReport:
     """What a restore made, and how many seconds each phase took. `notes` are what could not be as it was.
 
-    `not_rebuilt` are the objects that it lacks: then it is incomplete. `damaged` says why copies in other repositories
+    `not_rebuilt` are the objects that it lacks: then it is incomplete. `left_out` is what the source held and no dump
+    holds; the notes have it too. `damaged` says why copies in other repositories
     were of no use.
     """
 
@@ -68,6 +69,7 @@ class RestoreReport:
     notes: tuple[str, ...] = ()
     damaged: Mapping[str, str] = field(default_factory=dict)
     not_rebuilt: tuple[NotRebuilt, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def restore_database(
@@ -179,9 +181,11 @@ def restore_database(
                     jobs=jobs,
                     missing=not_rebuilt,
                 )
+            left_out: tuple[str, ...] = ()
             if part is None and not selection.schema_only:
-                notes += lost_contents(evidence.extension_contents, restored.extension_contents)
-                notes += tuple(map(unlogged_note, evidence.unlogged))
+                left_out = lost_contents(evidence.extension_contents, restored.extension_contents)
+                left_out += tuple(map(unlogged_note, evidence.unlogged))
+            notes += left_out
             if statistics:
                 with clock.phase("statistics"):
                     analysis.complete()
@@ -193,7 +197,14 @@ def restore_database(
             children.give_up()
             remove_database(server, database, oid)
             raise
-    return RestoreReport(database, restored, clock.seconds, tuple(map(writable, notes)), not_rebuilt=not_rebuilt)
+    return RestoreReport(
+        database,
+        restored,
+        clock.seconds,
+        tuple(map(writable, notes)),
+        not_rebuilt=not_rebuilt,
+        left_out=tuple(map(writable, left_out)),
+    )
 
 
 @contextmanager
